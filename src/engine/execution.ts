@@ -1,0 +1,682 @@
+/**
+ * One execution: a sequence of events, each of which can be taken back.
+ *
+ * All explorers stand on this. It carries out operations on the heap, keeps the happens-before relation as vector clocks,
+ * notices what goes wrong without being asked (use after free, data races), and undoes events from the end.
+ *
+ * Happens-before is the least order that contains program order, the start and end of tasks, and for each location the
+ * order of conflicting accesses (two reads commute, and so do two shared accesses). It determines the execution graph (program
+ * order, reads-from, coherence) and is determined by it, so "one execution per happens-before" is "one per graph".
+ *
+ * Under TSO each task runs on a CPU of its own with a store buffer, whose drain is a lane of its own: lane t is task t, lane
+ * tasksMax + t its store buffer. A store is two events: issued (touches nothing shared) and drained. A load that finds its
+ * value in the own buffer, or would have found the same value there before it drained, is not ordered after that drain: the two
+ * cases are one execution graph (docs/engine.md, "TSO").
+ */
+import { assert, EngineBug, Violation } from "./assert.ts";
+import { AccessHistory } from "./access-history.ts";
+import { AccessClass, EventLog, grow } from "./event-log.ts";
+import type { AccessSize, Heap } from "./heap.ts";
+import { isDraining, type Operation, OpKind } from "./operation.ts";
+import { PlainHistory } from "./plain-history.ts";
+import { type BufferedStore, contains, forward, StoreBuffer } from "./store-buffer.ts";
+import type { Task } from "./task.ts";
+import { TWO32 } from "./u64.ts";
+import type { Driver, World } from "./world.ts";
+
+export type MemoryModel = "sc" | "tso";
+
+/** Rows of the clock matrix beyond those of the events. */
+const SCRATCH_ROWS = 4;
+
+/** Something that went wrong in an execution. */
+export interface Failure {
+  readonly property: string;
+  readonly message: string;
+  /** The event at which it showed; the number of events when it showed at the end. */
+  readonly event: number;
+  readonly lane: number;
+}
+
+/** Chooses what happens next. */
+export interface Scheduler {
+  /** The lane to run next; -1 to stop. */
+  pick(): number;
+  /** The value of a Choose operation, from 0 to n-1. */
+  choose(task: Task, n: number): number;
+  /**
+   * Called before an event takes effect, with the row of the clock matrix that holds what happens before it apart from
+   * conflicts on its location.
+   */
+  before?(lane: number, row: number): void;
+}
+
+export class Execution implements Driver {
+  readonly world: World;
+  readonly heap: Heap;
+  readonly model: MemoryModel;
+  readonly events = new EventLog();
+  readonly history: AccessHistory;
+  readonly plain: PlainHistory;
+  readonly failures: Failure[] = [];
+  /** Lanes: tasks, then (under TSO) their store buffers. */
+  readonly lanes: number;
+  /** Row i is the clock of event i: for each lane, how many of its events happen before or at event i. */
+  clocks: Int32Array;
+  readonly buffers: readonly StoreBuffer[];
+  scheduler: Scheduler;
+
+  private readonly laneLast: Int32Array;
+  private readonly laneCount: Int32Array;
+  /** For spawned tasks, the event that started them; -1 for the others. */
+  private readonly spawnedAt: Int32Array;
+  private starting = false;
+  /** A lane that {@link offer} picked and {@link run} has yet to run; -2 for none. */
+  private picked = -2;
+
+  constructor(world: World, model: MemoryModel, scheduler: Scheduler) {
+    this.world = world;
+    this.heap = world.heap;
+    this.model = model;
+    this.scheduler = scheduler;
+    this.lanes = model === "tso" ? world.tasksMax * 2 : world.tasksMax;
+    this.history = new AccessHistory(world.heap.bytes);
+    this.plain = new PlainHistory(world.heap.bytes);
+    this.clocks = new Int32Array(256 * this.lanes);
+    this.laneLast = new Int32Array(this.lanes).fill(-1);
+    this.laneCount = new Int32Array(this.lanes);
+    this.spawnedAt = new Int32Array(this.lanes).fill(-1);
+    this.buffers = Array.from({ length: model === "tso" ? world.tasksMax : 0 }, () => new StoreBuffer());
+    world.driver = this;
+  }
+
+  // --- running -------------------------------------------------------------------------------------------------
+
+  /** Starts every task: each runs to its first operation. Called once, before the first {@link run}. */
+  start(): void {
+    this.heap.startJournal();
+    for (const task of [...this.world.tasks]) this.startTask(task);
+  }
+
+  /** Runs what the scheduler picks until it stops. */
+  run(): void {
+    this.picked = -2;
+    for (;;) {
+      const lane = this.picked === -2 ? this.scheduler.pick() : this.picked;
+      this.picked = -2;
+      if (lane < 0) return;
+      this.step(lane);
+    }
+  }
+
+  offer(task: Task): boolean {
+    if (this.starting) return false;
+    for (;;) {
+      const lane = this.scheduler.pick();
+      if (lane >= this.world.tasksMax) {
+        this.drain(lane);
+      } else if (lane === task.lane) {
+        this.perform(task);
+        return true;
+      } else {
+        this.picked = lane;
+        return false;
+      }
+    }
+  }
+
+  private step(lane: number): void {
+    if (lane >= this.world.tasksMax) {
+      this.drain(lane);
+      return;
+    }
+    const task = this.world.tasks[lane] as Task;
+    task.rebuild();
+    try {
+      this.perform(task);
+      task.resume();
+    } catch (error) {
+      this.halt(task, error);
+    }
+  }
+
+  /** A task that violates a property goes no further; the others do. */
+  private halt(task: Task, error: unknown): void {
+    if (!(error instanceof Violation)) throw error;
+    task.finished = true;
+    task.body = null;
+    this.fail(error.property, error.message, task.lane);
+  }
+
+  /** Notes a failure of the last event or of the plain code after it. */
+  fail(property: string, message: string, lane: number): void {
+    this.failures.push({ property, message, lane, event: this.events.length - 1 });
+  }
+
+  private startTask(task: Task): void {
+    const outer = this.starting;
+    this.starting = true;
+    try {
+      task.start();
+    } catch (error) {
+      this.halt(task, error);
+    }
+    this.starting = outer;
+  }
+
+  // --- enabledness ---------------------------------------------------------------------------------------------
+
+  /** True when the lane can make its next event now. */
+  isEnabled(lane: number): boolean {
+    const { tasksMax, tasks } = this.world;
+    if (lane >= tasksMax) return !(this.buffers[lane - tasksMax] as StoreBuffer).empty;
+    const task = tasks[lane];
+    if (task === undefined || task.finished || !task.started) return false;
+    const { op } = task;
+    if (this.model === "tso" && !this.bufferAllows(task.lane, op)) return false;
+    switch (op.kind) {
+      case OpKind.Await: {
+        const entry = this.model === "tso" ? this.forwardingStore(lane, op.addr, op.size) : null;
+        if (entry !== null) {
+          const value = forward(entry, op.addr, op.size);
+          return this.isReady(op, value.lo, value.hi);
+        }
+        const lo = this.heap.read(op.addr, op.size);
+        return this.isReady(op, lo, this.heap.high);
+      }
+      case OpKind.Acquire:
+      case OpKind.AcquireShared: {
+        const lo = this.heap.read(op.addr, op.size);
+        return this.isReady(op, lo, this.heap.high);
+      }
+      case OpKind.Join:
+        return (tasks[op.lo] as Task).finished;
+      default:
+        return true;
+    }
+  }
+
+  isReady(op: Operation<unknown>, lo: number, hi: number): boolean {
+    return op.ready === null || op.ready(hi * TWO32 + lo);
+  }
+
+  private bufferAllows(lane: number, op: Operation<unknown>): boolean {
+    const buffer = this.buffers[lane] as StoreBuffer;
+    if (buffer.empty) return true;
+    if (isDraining(op.kind)) return false;
+    if (op.kind !== OpKind.Load && op.kind !== OpKind.Await) return true;
+    // A load that overlaps a waiting store only in part cannot be forwarded and waits for it.
+    const entry = buffer.newestOverlap(op.addr, op.size);
+    return entry === null || contains(entry, op.addr, op.size);
+  }
+
+  /** False when the operation would be answered by, or enter, the task's own store buffer. */
+  touchesMemory(lane: number, op: Operation<unknown>): boolean {
+    if (this.model === "sc") return true;
+    if (op.kind === OpKind.Store) return false;
+    if (op.kind !== OpKind.Load && op.kind !== OpKind.Await) return true;
+    return this.forwardingStore(lane, op.addr, op.size) === null;
+  }
+
+  private forwardingStore(lane: number, addr: number, size: AccessSize): BufferedStore | null {
+    return (this.buffers[lane] as StoreBuffer).newestOverlap(addr, size);
+  }
+
+  // --- events --------------------------------------------------------------------------------------------------
+
+  /** Index of the lane's last event, -1 when it has none. */
+  lastOf(lane: number): number {
+    return this.laneLast[lane] as number;
+  }
+
+  /** True when event `a` happens before, or is, what the clock row describes. */
+  inRow(a: number, row: number): boolean {
+    const lane = this.events.lane[a] as number;
+    return (this.clocks[row + lane] as number) >= (this.events.nth[a] as number);
+  }
+
+  /** Fills the row at `row` with what happens before the lane's next event, apart from conflicts. */
+  baseRow(lane: number, row: number): void {
+    const { clocks, lanes } = this;
+    const last = this.laneLast[lane] as number;
+    const from = last >= 0 ? last : (this.spawnedAt[lane] as number);
+    if (from >= 0) clocks.copyWithin(row, from * lanes, (from + 1) * lanes);
+    else clocks.fill(0, row, row + lanes);
+    const { tasksMax } = this.world;
+    if (lane >= tasksMax) {
+      this.join(row, (this.buffers[lane - tasksMax] as StoreBuffer).oldest.issued);
+      return;
+    }
+    const { op } = this.world.tasks[lane] as Task;
+    if (this.model === "tso" && isDraining(op.kind)) {
+      const drained = this.laneLast[tasksMax + lane] as number;
+      if (drained >= 0) this.join(row, drained);
+    }
+    if (op.kind === OpKind.Join) {
+      const end = this.laneLast[op.lo] as number;
+      if (end >= 0) this.join(row, end);
+    }
+  }
+
+  /** Adds what happens before event `event`, and the event, to the row. */
+  join(row: number, event: number): void {
+    const { clocks, lanes } = this;
+    const from = event * lanes;
+    for (let k = 0; k < lanes; k++) {
+      const other = clocks[from + k] as number;
+      if (other > (clocks[row + k] as number)) clocks[row + k] = other;
+    }
+  }
+
+  /** A row of the clock matrix for a computation, away from those of the events. */
+  scratchRow(n: number): number {
+    this.reserveRows(this.events.length + 1 + SCRATCH_ROWS);
+    return (this.events.length + 1 + n) * this.lanes;
+  }
+
+  private reserveRows(rows: number): void {
+    if (rows * this.lanes > this.clocks.length) this.clocks = grow(this.clocks, this.clocks.length * 2);
+  }
+
+  private begin(lane: number): number {
+    const { events } = this;
+    const i = events.next();
+    this.reserveRows(i + 1 + SCRATCH_ROWS);
+    events.lane[i] = lane;
+    events.nth[i] = (this.laneCount[lane] as number) + 1;
+    events.previous[i] = this.laneLast[lane] as number;
+    events.heapMark[i] = this.heap.mark;
+    events.historyMark[i] = this.history.mark;
+    events.plainMark[i] = this.plain.length;
+    events.traceMark[i] = this.world.trace.length;
+    events.failureMark[i] = this.failures.length;
+    events.location[i] = 0;
+    events.access[i] = AccessClass.None;
+    events.life[i] = 0;
+    events.lifeAccess[i] = AccessClass.None;
+    const row = i * this.lanes;
+    this.baseRow(lane, row);
+    this.scheduler.before?.(lane, row);
+    return i;
+  }
+
+  private commit(i: number, lane: number): void {
+    const nth = this.events.nth[i] as number;
+    this.clocks[i * this.lanes + lane] = nth;
+    this.laneLast[lane] = i;
+    this.laneCount[lane] = nth;
+    this.events.length = i + 1;
+  }
+
+  /** Carries out the request of a task. */
+  private perform(task: Task): void {
+    const { op, lane } = task;
+    const { events } = this;
+    const i = this.begin(lane);
+    events.saveRequest(i, op);
+    events.logMark[i] = task.logMark;
+    op.resultLo = 0;
+    op.resultHi = 0;
+    let death: string | null = null;
+    if (op.kind <= OpKind.ReleaseShared) death = this.accessMemory(i, op, lane);
+    else this.performOther(i, op, task);
+    events.resultLo[i] = op.resultLo;
+    events.resultHi[i] = op.resultHi;
+    this.commit(i, lane);
+    task.completed++;
+    task.record(op.resultLo, op.resultHi);
+    if (op.kind === OpKind.Spawn) this.startTask(this.world.tasks[op.lo] as Task);
+    if (death !== null) {
+      throw new Violation("use-after-free", `access to ${this.world.nameOf(op.addr)}: ${death}`);
+    }
+  }
+
+  /** Returns why the access is not allowed, or null. */
+  private accessMemory(i: number, op: Operation<unknown>, lane: number): string | null {
+    const { events, world } = this;
+    const life = world.lifeOf(op.addr);
+    if (world.isMortal(life)) {
+      const location = this.history.locationOf(life);
+      events.life[i] = location;
+      events.lifeAccess[i] = AccessClass.Read;
+      this.orderAfter(i, location, events.lifeAccess, AccessClass.Read, -1);
+      this.history.append(location, i);
+    }
+    const death = world.deathOf(op.addr);
+    if (death !== null) return death;
+    if (this.model === "tso") {
+      if (op.kind === OpKind.Store) {
+        this.issue(i, op, lane);
+        return null;
+      }
+      if ((op.kind === OpKind.Load || op.kind === OpKind.Await) && this.forwardLoad(i, op, lane)) return null;
+    }
+    this.accessNow(i, op.kind, op.addr, op.size, op.lo, op.hi, op, lane);
+    return null;
+  }
+
+  /** An access to memory itself, by a task or a draining store. */
+  private accessNow(
+    i: number,
+    kind: OpKind,
+    addr: number,
+    size: AccessSize,
+    lo: number,
+    hi: number,
+    op: Operation<unknown> | null,
+    lane: number,
+  ): void {
+    const { events, heap } = this;
+    const oldLo = heap.read(addr, size);
+    const oldHi = heap.high;
+    const access = accessClass(kind, op, oldLo, oldHi);
+    const location = this.history.locationOf(addr);
+    events.location[i] = location;
+    events.access[i] = access;
+    events.oldLo[i] = oldLo;
+    events.oldHi[i] = oldHi;
+    const ownLane = kind === OpKind.Load || kind === OpKind.Await ? lane : -1;
+    this.orderAfter(i, location, events.access, access, ownLane);
+    this.checkPlainRace(i, addr, size, access, lane);
+    this.history.append(location, i);
+    if (op !== null) {
+      op.resultLo = oldLo;
+      op.resultHi = oldHi;
+    }
+    if (access === AccessClass.Read) return;
+    writeResult(heap, kind, addr, size, lo, hi, op, oldLo, oldHi);
+  }
+
+  /**
+   * Orders event `i` after the accesses that it conflicts with directly.
+   * @param loader the lane of a loading task, whose own drained stores do not order its loads; -1 otherwise
+   */
+  private orderAfter(i: number, location: number, classes: Uint8Array, access: number, loader: number): void {
+    this.joinPredecessors(i * this.lanes, location, this.listOf(location).length, classes, access, loader);
+  }
+
+  listOf(location: number): readonly number[] {
+    return this.history.lists[location] as number[];
+  }
+
+  /**
+   * Joins to the row the accesses among the first `end` of the location's list that an access of class `access` must come
+   * after directly: the last group of another class, or the last write.
+   */
+  joinPredecessors(
+    row: number,
+    location: number,
+    end: number,
+    classes: Uint8Array,
+    access: number,
+    loader: number,
+  ): void {
+    const list = this.listOf(location);
+    let k = end - 1;
+    if (access !== AccessClass.Write) while (k >= 0 && classes[list[k] as number] === access) k--;
+    while (k >= 0) {
+      const group = classes[list[k] as number] as number;
+      if (group === AccessClass.Write) {
+        if (!this.isOwnDrain(list[k] as number, loader)) this.join(row, list[k] as number);
+        return;
+      }
+      for (; k >= 0 && classes[list[k] as number] === group; k--) this.join(row, list[k] as number);
+      // A load that was forwarded is not ordered after its store's drain, so the write before a group of reads counts too.
+      if (this.model === "sc") return;
+    }
+  }
+
+  /** True when event `event` is the draining of a store that task `loader` had issued. */
+  isOwnDrain(event: number, loader: number): boolean {
+    return loader >= 0 && this.events.lane[event] === loader + this.world.tasksMax;
+  }
+
+  private performOther(i: number, op: Operation<unknown>, task: Task): void {
+    switch (op.kind) {
+      case OpKind.Choose:
+        op.resultLo = this.scheduler.choose(task, op.lo);
+        return;
+      case OpKind.Spawn:
+        this.spawnedAt[op.lo] = i;
+        return;
+      case OpKind.Lifetime:
+        this.changeLife(i, op, task);
+        return;
+      default:
+        return;
+    }
+  }
+
+  private changeLife(i: number, op: Operation<unknown>, task: Task): void {
+    const { events, heap, world } = this;
+    const life = world.lifeOf(op.addr);
+    if (!world.isMortal(life)) throw new EngineBug(`${world.nameOf(op.addr)} cannot be retired: makeMortal() it in set-up`);
+    const location = this.history.locationOf(life);
+    events.life[i] = location;
+    events.lifeAccess[i] = AccessClass.Write;
+    this.orderAfter(i, location, events.lifeAccess, AccessClass.Write, -1);
+    this.history.append(location, i);
+    const state = world.lifeState(op.text);
+    const old = heap.read(life, 8);
+    op.resultLo = old;
+    this.checkPlainRace(i, life, 8, AccessClass.Write, task.lane);
+    if (op.text !== "" && old === state) {
+      this.fail("double-free", `${world.nameOf(op.addr)}: ${op.text} twice`, task.lane);
+    }
+    heap.write(life, 8, state, 0);
+  }
+
+  // --- store buffers -------------------------------------------------------------------------------------------
+
+  private issue(i: number, op: Operation<unknown>, lane: number): void {
+    const { addr, size, lo, hi } = op;
+    (this.buffers[lane] as StoreBuffer).issue({ addr, size, lo, hi, issued: i, forwarded: [] });
+  }
+
+  /** Answers a load from the own buffer; false when memory has to. */
+  private forwardLoad(i: number, op: Operation<unknown>, lane: number): boolean {
+    const entry = this.forwardingStore(lane, op.addr, op.size);
+    if (entry === null) return false;
+    const value = forward(entry, op.addr, op.size);
+    op.resultLo = value.lo;
+    op.resultHi = value.hi;
+    this.events.access[i] = AccessClass.Read;
+    entry.forwarded.push(i);
+    return true;
+  }
+
+  /** The oldest waiting store of a buffer reaches memory. */
+  private drain(lane: number): void {
+    const i = this.begin(lane);
+    const buffer = this.buffers[lane - this.world.tasksMax] as StoreBuffer;
+    const entry = buffer.drain();
+    this.events.kind[i] = OpKind.Store;
+    this.events.addr[i] = entry.addr;
+    this.events.size[i] = entry.size;
+    this.events.lo[i] = entry.lo;
+    this.events.hi[i] = entry.hi;
+    this.accessNow(i, OpKind.Store, entry.addr, entry.size, entry.lo, entry.hi, null, lane);
+    const location = this.events.location[i] as number;
+    for (const loadEvent of entry.forwarded) {
+      this.events.location[loadEvent] = location;
+      this.events.oldLo[loadEvent] = entry.lo;
+      this.events.oldHi[loadEvent] = entry.hi;
+      this.history.append(location, loadEvent);
+    }
+    this.commit(i, lane);
+  }
+
+  // --- plain accesses ------------------------------------------------------------------------------------------
+
+  plainAccess(task: Task, addr: number, size: AccessSize, isWrite: boolean): void {
+    const { lane } = task;
+    const row = this.currentRow(lane);
+    const end = addr + size;
+    for (let word = addr >>> 2; word < Math.ceil(end / 4); word++) {
+      const other = this.plain.racing(word, lane, this.clocks, row, !isWrite);
+      if (other >= 0) this.reportRace(addr, isWrite ? "plain write" : "plain read", lane, other, "plain access");
+      this.plain.append(word, lane, task.completed, isWrite);
+    }
+    this.checkMarkedRace(addr, lane, row, isWrite);
+    const life = this.world.lifeOf(addr);
+    if (this.world.isMortal(life)) this.plain.append(life >>> 2, lane, task.completed, false);
+  }
+
+  /** The clock of what the lane has done so far. */
+  private currentRow(lane: number): number {
+    const last = this.laneLast[lane] as number;
+    if (last >= 0) return last * this.lanes;
+    const row = this.scratchRow(2);
+    const spawned = this.spawnedAt[lane] as number;
+    if (spawned >= 0) this.clocks.copyWithin(row, spawned * this.lanes, (spawned + 1) * this.lanes);
+    else this.clocks.fill(0, row, row + this.lanes);
+    return row;
+  }
+
+  private checkMarkedRace(addr: number, lane: number, row: number, isWrite: boolean): void {
+    const { events } = this;
+    const list = this.listOf(this.history.locationOf(addr));
+    for (let k = list.length - 1; k >= 0; k--) {
+      const event = list[k] as number;
+      const wrote = events.access[event] !== AccessClass.Read;
+      const ordered = this.inRow(event, row) || this.isOwnDrain(event, lane);
+      if (!ordered && (wrote || isWrite) && overlaps(events, event, addr)) {
+        this.reportRace(addr, isWrite ? "plain write" : "plain read", lane, this.taskOf(event), "marked access");
+        return;
+      }
+      if (ordered && events.access[event] === AccessClass.Write) return;
+    }
+  }
+
+  private checkPlainRace(i: number, addr: number, size: AccessSize, access: number, lane: number): void {
+    if (this.plain.length === 0) return;
+    const task = lane >= this.world.tasksMax ? lane - this.world.tasksMax : lane;
+    for (let word = addr >>> 2; word < Math.ceil((addr + size) / 4); word++) {
+      const other = this.plain.racing(word, task, this.clocks, i * this.lanes, access === AccessClass.Read);
+      if (other < 0) continue;
+      this.reportRace(addr, access === AccessClass.Read ? "marked read" : "marked write", task, other, "plain access");
+      return;
+    }
+  }
+
+  private taskOf(event: number): number {
+    const lane = this.events.lane[event] as number;
+    return lane >= this.world.tasksMax ? lane - this.world.tasksMax : lane;
+  }
+
+  private reportRace(addr: number, what: string, lane: number, other: number, theirs: string): void {
+    const { tasks } = this.world;
+    const mine = (tasks[lane] as Task).name;
+    const peer = (tasks[other] as Task).name;
+    const message = `data race on ${this.world.nameOf(addr)}: ${what} by ${mine}, ${theirs} by ${peer}`;
+    this.failures.push({ property: "data-race", message, lane, event: this.events.length });
+  }
+
+  // --- taking back ---------------------------------------------------------------------------------------------
+
+  /** Takes back every event from index `length` on. */
+  rollback(length: number): void {
+    const { events } = this;
+    assert(length <= events.length, "cannot roll back to the future");
+    for (let i = events.length - 1; i >= length; i--) this.takeBack(i);
+    events.length = length;
+  }
+
+  private takeBack(i: number): void {
+    const { events, world } = this;
+    const lane = events.lane[i] as number;
+    this.heap.undoTo(events.heapMark[i] as number);
+    this.history.undoTo(events.historyMark[i] as number);
+    this.plain.undoTo(events.plainMark[i] as number);
+    world.trace.length = events.traceMark[i] as number;
+    this.failures.length = events.failureMark[i] as number;
+    this.laneLast[lane] = events.previous[i] as number;
+    this.laneCount[lane] = (events.nth[i] as number) - 1;
+    if (lane >= world.tasksMax) {
+      const buffer = this.buffers[lane - world.tasksMax] as StoreBuffer;
+      buffer.takeBackDrain();
+      for (const loadEvent of buffer.oldest.forwarded) events.location[loadEvent] = 0;
+      return;
+    }
+    const task = world.tasks[lane] as Task;
+    events.restoreRequest(i, task.op);
+    task.takeBack(events.logMark[i] as number);
+    const { op } = task;
+    if (op.kind === OpKind.Spawn) {
+      this.spawnedAt[op.lo] = -1;
+      (world.tasks[op.lo] as Task).reset();
+    } else if (this.model === "tso" && op.kind <= OpKind.ReleaseShared) {
+      this.takeBackBuffering(i, op, lane);
+    }
+  }
+
+  private takeBackBuffering(i: number, op: Operation<unknown>, lane: number): void {
+    const buffer = this.buffers[lane] as StoreBuffer;
+    if (op.kind === OpKind.Store) {
+      if (buffer.waiting.at(-1)?.issued === i) buffer.takeBackIssue();
+    } else if (op.kind === OpKind.Load || op.kind === OpKind.Await) {
+      const entry = buffer.newestOverlap(op.addr, op.size);
+      if (entry?.forwarded.at(-1) === i) entry.forwarded.pop();
+    }
+  }
+}
+
+/** How an operation would touch a location that holds the given value. */
+export function accessClass(kind: OpKind, op: Operation<unknown> | null, oldLo: number, oldHi: number): AccessClass {
+  switch (kind) {
+    case OpKind.Load:
+    case OpKind.Await:
+      return AccessClass.Read;
+    case OpKind.CompareExchange:
+      return op !== null && op.expectedLo === oldLo && (op.size < 8 || op.expectedHi === oldHi)
+        ? AccessClass.Write
+        : AccessClass.Read;
+    case OpKind.AcquireShared:
+    case OpKind.ReleaseShared:
+      return AccessClass.Shared;
+    default:
+      return AccessClass.Write;
+  }
+}
+
+function writeResult(
+  heap: Heap,
+  kind: OpKind,
+  addr: number,
+  size: AccessSize,
+  lo: number,
+  hi: number,
+  op: Operation<unknown> | null,
+  oldLo: number,
+  oldHi: number,
+): void {
+  switch (kind) {
+    case OpKind.Add: {
+      const sum = oldLo + lo;
+      heap.write(addr, size, sum >>> 0, (oldHi + hi + (sum >= TWO32 ? 1 : 0)) >>> 0);
+      return;
+    }
+    case OpKind.And:
+      heap.write(addr, size, (oldLo & lo) >>> 0, (oldHi & hi) >>> 0);
+      return;
+    case OpKind.Or:
+      heap.write(addr, size, (oldLo | lo) >>> 0, (oldHi | hi) >>> 0);
+      return;
+    case OpKind.Acquire:
+    case OpKind.AcquireShared:
+    case OpKind.ReleaseShared: {
+      const update = op?.update;
+      assert(update !== null && update !== undefined, "an acquiring operation has no update");
+      const value = update(oldHi * TWO32 + oldLo);
+      heap.write(addr, size, value >>> 0, Math.floor(value / TWO32) >>> 0);
+      return;
+    }
+    default:
+      heap.write(addr, size, lo, hi);
+  }
+}
+
+function overlaps(events: EventLog, event: number, addr: number): boolean {
+  const start = events.addr[event] as number;
+  return start >>> 2 === addr >>> 2 || (events.size[event] === 8 && start >>> 3 === addr >>> 3);
+}

@@ -1,0 +1,585 @@
+/**
+ * Optimal dynamic partial-order reduction in polynomial memory.
+ *
+ * Explores each happens-before class of complete executions (each execution graph) once. It is a reverse search: every class
+ * has one canonical path from the empty execution, and the explorer walks exactly those paths, so nothing that was explored needs
+ * to be remembered.
+ *
+ *   Canonical path. From a prefix, the default scheduler offers event e. If e comes next in the class, it is appended.
+ *   Otherwise some event f that conflicts with e comes first in the class. The path then takes f with everything that happens
+ *   before f (its schedule), and offers e again. Among several independent f, the one of the lowest lane comes first.
+ *
+ *   Finding the paths. When an event f is appended by default, each earlier event e that conflicts with it and does not happen
+ *   before it otherwise could have been preceded by f. The new prefix keeps what came before e, adds the schedule of f, and drops
+ *   the rest. The same f is appended in many executions that differ only in what is dropped; the reversal is taken in just the
+ *   one where all that is dropped came about by default: no head of an earlier reversal lies after e without happening before f.
+ *
+ * docs/engine.md has the argument in full. The idea of reversing where everything dropped is maximal is that of TruSt
+ * (Kokologiannakis et al., POPL 2022), the schedules are those of POP (Abdulla et al., CAV 2024); here it is stated on sequences of
+ * events with any conflict relation, blocking operations and store buffers included.
+ *
+ * Operations that wait (locks, awaits) disable their task. One that is still waiting when an execution ends is looked at as
+ * if it were appended there. Shared acquisitions commute although they disable an exclusive one, which is the only case where a
+ * path may have to be given up (counted as blocked).
+ */
+import { assert } from "../assert.ts";
+import { AccessClass, conflicts, grow } from "../event-log.ts";
+import { accessClass, type Execution, type Scheduler } from "../execution.ts";
+import { OpKind, type Ready, type Update } from "../operation.ts";
+import type { Task } from "../task.ts";
+import { TWO32 } from "../u64.ts";
+
+/** An event, by its place in the sequence and in its lane. */
+interface EventId {
+  readonly at: number;
+  readonly lane: number;
+  readonly nth: number;
+}
+
+/** An event that was delayed by reversals and has not happened yet. */
+interface Pending {
+  readonly lane: number;
+  /** The heads that it was delayed by, oldest first. */
+  readonly delayers: readonly EventId[];
+  readonly next: Pending | null;
+}
+
+/**
+ * A prefix still to be explored: the sequence up to event `before`, then the schedule of an event of `head`'s lane, with the lane
+ * of `before` pending. The schedule is what `row` says happens before the head.
+ */
+interface Reversal {
+  readonly kind: "reversal";
+  readonly before: number;
+  /** Where the schedule ends in the sequence, exclusive, and the lane of the head that follows it. */
+  readonly at: number;
+  readonly lane: number;
+  readonly row: Int32Array;
+}
+
+/**
+ * The reversals of one event with one group of accesses that commute (the reads between two writes, say). Those of the group that
+ * are independent of `before` may come before the head or be dropped; each way is a reversal of its own. They are found one at a time.
+ */
+interface GroupReversal {
+  readonly kind: "group";
+  readonly before: number;
+  readonly at: number;
+  readonly lane: number;
+  readonly row: Int32Array;
+  /** By lane: the group's events of that lane in order, as clock rows. A choice is how many of each come before the head. */
+  readonly members: readonly (readonly GroupMember[])[];
+  /** The next choice to try. */
+  readonly choice: number[];
+  readonly ready: Ready | null;
+  /** Value of the location before the group's event `before`. */
+  readonly oldValue: number;
+}
+
+interface GroupMember {
+  readonly row: Int32Array;
+  readonly id: EventId;
+  readonly update: Update | null;
+}
+
+/** Another outcome of a Choose event. */
+interface Alternative {
+  readonly kind: "alternative";
+  readonly before: number;
+  readonly choice: number;
+}
+
+type Branch = Reversal | GroupReversal | Alternative;
+
+/** One prefix with the executions that branch off from its default continuation. */
+interface Frame {
+  /** Lanes of the complete default execution of this prefix, with the outcomes of Choose events. */
+  readonly lanes: Int32Array;
+  readonly choices: Int32Array;
+  readonly pendingAt: readonly (Pending | null)[];
+  readonly heads: readonly EventId[];
+  readonly branches: Branch[];
+}
+
+export interface DporHooks {
+  /** A complete execution; return false to stop exploring. */
+  onExecution(execution: Execution): boolean;
+  /** An execution that was given up because another one covers it. */
+  onBlocked(execution: Execution): void;
+}
+
+const NO_LANE = -1;
+
+export class DporExplorer implements Scheduler {
+  private readonly execution: Execution;
+  private readonly tasksMax: number;
+  private readonly frames: Frame[] = [];
+
+  /** Lanes to follow before scheduling by default. */
+  private forced: Int32Array = new Int32Array(256);
+  private forcedLength = 0;
+  private forcedChoices: Int32Array = new Int32Array(256);
+  /** Outcomes of the Choose events of the current sequence, by event index. */
+  private choices = new Int32Array(256);
+  /** By event index: what was pending before the event. */
+  private readonly pendingAt: (Pending | null)[] = [];
+  private pending: Pending | null = null;
+  /** The events that stand where they are because of a reversal or a choice, ascending. */
+  private heads: EventId[] = [];
+  private branches: Branch[] = [];
+  /** A lane was left out because another path covers what it would do. */
+  private asleep = false;
+
+  constructor(execution: Execution) {
+    this.execution = execution;
+    this.tasksMax = execution.world.tasksMax;
+    execution.scheduler = this;
+  }
+
+  /** Explores everything, or until a hook says to stop; true when the space was exhausted. */
+  explore(hooks: DporHooks): boolean {
+    if (!this.complete(hooks)) return false;
+    while (this.frames.length > 0) {
+      const frame = this.frames.at(-1) as Frame;
+      const branch = nextBranch(frame);
+      if (branch === null) {
+        this.frames.pop();
+        continue;
+      }
+      if (branch.kind === "alternative") this.takeAlternative(frame, branch);
+      else this.takeReversal(frame, branch);
+      if (!this.complete(hooks)) return false;
+    }
+    return true;
+  }
+
+  /** How much is left to explore at each depth: what a progress display and an estimate are made from. */
+  get openBranches(): readonly number[] {
+    return this.frames.map((frame) => frame.branches.length);
+  }
+
+  // --- one execution -------------------------------------------------------------------------------------------
+
+  /** Runs the current prefix to its end by default, reports it, and pushes a frame for its branches. */
+  private complete(hooks: DporHooks): boolean {
+    this.branches = [];
+    this.execution.run();
+    if (!this.asleep) this.examineWaiting();
+    if (this.branches.length > 0) this.pushFrame();
+    if (!this.asleep) return hooks.onExecution(this.execution);
+    hooks.onBlocked(this.execution);
+    return true;
+  }
+
+  private pushFrame(): void {
+    const { events } = this.execution;
+    // Branches that leave late are explored first: they share most of the sequence that stands.
+    this.branches.sort((a, b) => a.before - b.before);
+    this.frames.push({
+      lanes: events.lane.slice(0, events.length),
+      choices: this.choices.slice(0, events.length),
+      pendingAt: this.pendingAt.slice(0, events.length),
+      heads: this.heads,
+      branches: this.branches,
+    });
+  }
+
+  private takeReversal(frame: Frame, reversal: Reversal): void {
+    const { before, at, lane, row } = reversal;
+    const delayed = frame.lanes[before] as number;
+    const was = frame.pendingAt[before] ?? null;
+    let pending = withoutPending(was, delayed);
+    this.forcePrefix(frame, before);
+    const counts = new Int32Array(this.execution.lanes);
+    for (let i = 0; i < at; i++) {
+      const l = frame.lanes[i] as number;
+      const nth = (counts[l] as number) + 1;
+      counts[l] = nth;
+      if (i <= before || nth > (row[l] as number)) continue;
+      this.force(l, frame.choices[i] as number);
+      pending = withoutPending(pending, l);
+    }
+    this.force(lane, 0);
+    pending = withoutPending(pending, lane);
+    const head: EventId = { at: this.forcedLength - 1, lane, nth: (row[lane] as number) + 1 };
+    this.goTo(frame, before);
+    this.heads = frame.heads.filter((other) => other.at < before);
+    this.heads.push(head);
+    const delayers = findPending(was, delayed)?.delayers ?? [];
+    this.pending = { lane: delayed, delayers: [...delayers, head], next: pending };
+  }
+
+  private takeAlternative(frame: Frame, alternative: Alternative): void {
+    const { before, choice } = alternative;
+    const lane = frame.lanes[before] as number;
+    this.forcePrefix(frame, before);
+    this.force(lane, choice);
+    this.goTo(frame, before);
+    this.heads = frame.heads.filter((head) => head.at < before);
+    this.heads.push({ at: before, lane, nth: frame.lanes.subarray(0, before + 1).filter((l) => l === lane).length });
+    this.pending = withoutPending(frame.pendingAt[before] ?? null, lane);
+  }
+
+  /** From here on follow the first `length` events of `frame`, and then what {@link force} adds. */
+  private forcePrefix(frame: Frame, length: number): void {
+    while (this.forced.length < length) this.growForced();
+    this.forced.set(frame.lanes.subarray(0, length));
+    this.forcedChoices.set(frame.choices.subarray(0, length));
+    this.forcedLength = length;
+  }
+
+  private force(lane: number, choice: number): void {
+    if (this.forcedLength === this.forced.length) this.growForced();
+    this.forced[this.forcedLength] = lane;
+    this.forcedChoices[this.forcedLength] = choice;
+    this.forcedLength++;
+  }
+
+  private growForced(): void {
+    this.forced = grow(this.forced, this.forced.length * 2);
+    this.forcedChoices = grow(this.forcedChoices, this.forced.length);
+  }
+
+  /** Takes back what differs from the forced sequence; running then follows it before scheduling by default. */
+  private goTo(frame: Frame, common: number): void {
+    const { events } = this.execution;
+    const limit = Math.min(this.forcedLength, events.length);
+    let same = 0;
+    while (same < limit && events.lane[same] === this.forced[same] && this.choices[same] === this.forcedChoices[same]) {
+      same++;
+    }
+    this.execution.rollback(same);
+    for (let i = 0; i < common; i++) this.pendingAt[i] = frame.pendingAt[i] as Pending | null;
+    for (let i = common; i < this.forcedLength; i++) this.pendingAt[i] = null;
+  }
+
+  // --- scheduling ----------------------------------------------------------------------------------------------
+
+  pick(): number {
+    const at = this.execution.events.length;
+    if (at < this.forcedLength) return this.forced[at] as number;
+    return this.pickDefault();
+  }
+
+  choose(_task: Task, n: number): number {
+    const at = this.execution.events.length;
+    const choice = at < this.forcedLength ? (this.forcedChoices[at] as number) : 0;
+    this.choices[at] = choice;
+    if (at < this.forcedLength) return choice;
+    for (let other = n - 1; other > 0; other--) this.branches.push({ kind: "alternative", before: at, choice: other });
+    return choice;
+  }
+
+  /** The default: what was delayed last goes first, then whoever ran last (its store buffer before it), then by lane. */
+  private pickDefault(): number {
+    const { execution } = this;
+    this.asleep = false;
+    for (let p = this.pending; p !== null; p = p.next) {
+      if (execution.isEnabled(p.lane) && this.isAwake(p.lane)) return p.lane;
+    }
+    const { events } = execution;
+    if (events.length > 0) {
+      const lane = this.enabledLaneOf((events.lane[events.length - 1] as number) % this.tasksMax);
+      if (lane !== NO_LANE) return lane;
+    }
+    const { tasks } = execution.world;
+    for (let t = 0; t < tasks.length; t++) {
+      const lane = this.enabledLaneOf(t);
+      if (lane !== NO_LANE) return lane;
+    }
+    return NO_LANE;
+  }
+
+  private enabledLaneOf(task: number): number {
+    const { execution } = this;
+    const buffer = task + this.tasksMax;
+    if (buffer < execution.lanes && execution.isEnabled(buffer) && this.isAwake(buffer)) return buffer;
+    if (execution.isEnabled(task) && this.isAwake(task)) return task;
+    return NO_LANE;
+  }
+
+  /**
+   * False when the lane's next event would come before a waiting delayed event although it could have delayed that event
+   * itself, ahead of the head that did: the path with the lower lane first covers it.
+   */
+  private isAwake(lane: number): boolean {
+    for (let p = this.pending; p !== null; p = p.next) {
+      if (p.lane !== lane && !this.execution.isEnabled(p.lane) && this.wouldOvertake(lane, p)) {
+        this.asleep = true;
+        return false;
+      }
+    }
+    return true;
+  }
+
+  private wouldOvertake(lane: number, delayed: Pending): boolean {
+    if (lane >= this.tasksMax || delayed.lane >= this.tasksMax) return false;
+    const { tasks } = this.execution.world;
+    const mine = (tasks[lane] as Task).op;
+    const theirs = (tasks[delayed.lane] as Task).op;
+    if (mine.kind !== OpKind.AcquireShared || theirs.kind > OpKind.ReleaseShared) return false;
+    if (mine.addr >>> 3 !== theirs.addr >>> 3) return false;
+    const row = this.execution.scratchRow(0);
+    this.execution.baseRow(lane, row);
+    return !isLowest(delayed, lane, this.execution.clocks, row);
+  }
+
+  // --- races ---------------------------------------------------------------------------------------------------
+
+  before(lane: number, row: number): void {
+    const at = this.execution.events.length;
+    if (at === this.choices.length) this.choices = grow(this.choices, at * 2);
+    this.choices[at] = 0;
+    if (at < this.forcedLength) return;
+    this.pendingAt[at] = this.pending;
+    if (this.pending !== null) this.pending = withoutPending(this.pending, lane);
+    this.examine(lane, row, at);
+  }
+
+  /** The operations that still wait at the end of an execution might have gone ahead earlier. */
+  private examineWaiting(): void {
+    const { execution } = this;
+    const { tasks } = execution.world;
+    const at = execution.events.length;
+    for (let t = 0; t < tasks.length; t++) {
+      const task = tasks[t] as Task;
+      if (task.finished || !task.started) continue;
+      const row = execution.scratchRow(0);
+      execution.baseRow(t, row);
+      this.examine(t, row, at);
+    }
+  }
+
+  /** Finds the earlier events that the next event of `lane` (the `at`-th of the sequence) could have come before. */
+  private examine(lane: number, row: number, at: number): void {
+    const { execution } = this;
+    const { world, history } = execution;
+    if (lane >= this.tasksMax) {
+      const { addr } = (execution.buffers[lane - this.tasksMax] as (typeof execution.buffers)[number]).oldest;
+      this.examineList({ lane, row, at, location: history.locationOf(addr), access: AccessClass.Write, isLife: false });
+      return;
+    }
+    const { op } = world.tasks[lane] as Task;
+    if (op.kind <= OpKind.ReleaseShared) {
+      if (execution.touchesMemory(lane, op)) {
+        this.examineList({ lane, row, at, location: history.locationOf(op.addr), access: AccessClass.None, isLife: false });
+      }
+      const life = world.lifeOf(op.addr);
+      if (world.isMortal(life)) {
+        this.examineList({ lane, row, at, location: history.locationOf(life), access: AccessClass.Read, isLife: true });
+      }
+    } else if (op.kind === OpKind.Lifetime) {
+      const location = history.locationOf(world.lifeOf(op.addr));
+      this.examineList({ lane, row, at, location, access: AccessClass.Write, isLife: true });
+    }
+  }
+
+  private examineList(event: Candidate): void {
+    const { execution } = this;
+    const { lane, row, isLife } = event;
+    const classes = isLife ? execution.events.lifeAccess : execution.events.access;
+    const list = execution.listOf(event.location);
+    const loader = isLife ? -1 : this.loaderOf(lane);
+    for (let k = list.length - 1; k >= 0; k--) {
+      const e = list[k] as number;
+      // A load finds the own store whether or not it has drained, so it is ordered after nothing that the store is after.
+      if (execution.isOwnDrain(e, loader)) return;
+      const theirs = classes[e] as number;
+      if (execution.inRow(e, row)) {
+        if (theirs === AccessClass.Write) return;
+        continue;
+      }
+      const access = event.access === AccessClass.None ? this.accessBefore(lane, e, theirs) : event.access;
+      if (access === AccessClass.None || !conflicts(theirs, access)) continue;
+      this.consider(event, e, k, access, loader);
+    }
+  }
+
+  /** Under TSO, the lane when its next operation is a load that a store buffer may answer; else -1. */
+  private loaderOf(lane: number): number {
+    const { execution } = this;
+    if (execution.model === "sc" || lane >= this.tasksMax) return -1;
+    const { kind } = (execution.world.tasks[lane] as Task).op;
+    return kind === OpKind.Load || kind === OpKind.Await ? lane : -1;
+  }
+
+  /** How the lane's next operation would touch its location just before event `e` did; None when it could not go ahead. */
+  private accessBefore(lane: number, e: number, theirs: number): AccessClass {
+    const { execution } = this;
+    const { op } = execution.world.tasks[lane] as Task;
+    const lo = execution.events.oldLo[e] as number;
+    const hi = execution.events.oldHi[e] as number;
+    // Shared accesses that move to the front with it may make it ready; that is looked at for each such group.
+    if (op.ready !== null && theirs !== AccessClass.Shared && !execution.isReady(op, lo, hi)) return AccessClass.None;
+    return accessClass(op.kind, op, lo, hi);
+  }
+
+  /** Adds the reversals of event `e` (the k-th of the location's list) and the event at hand that are to be taken here. */
+  private consider(event: Candidate, e: number, k: number, access: AccessClass, loader: number): void {
+    const { execution } = this;
+    const { events, lanes } = execution;
+    const { lane, at, isLife } = event;
+    const scratch = execution.scratchRow(1);
+    execution.clocks.copyWithin(scratch, event.row, event.row + lanes);
+    const classes = isLife ? events.lifeAccess : events.access;
+    execution.joinPredecessors(scratch, event.location, k, classes, access, loader);
+    assert(!execution.inRow(e, scratch), "a reversed event happens before its own head");
+    const row = execution.clocks.slice(scratch, scratch + lanes);
+    const members = classes[e] === AccessClass.Write ? [] : this.groupAfter(event, e, k, classes, row);
+    const op = lane < this.tasksMax ? (execution.world.tasks[lane] as Task).op : null;
+    const ready = op?.ready ?? null;
+    const oldValue = (events.oldHi[e] as number) * TWO32 + (events.oldLo[e] as number);
+    const base = { before: e, at, lane, row };
+    if (members.length > 0) {
+      const choice = members.map(() => 0);
+      this.branches.push({ kind: "group", ...base, members, choice, ready: isLife ? null : ready, oldValue });
+      return;
+    }
+    if (ready !== null && !isLife && !ready(oldValue)) return;
+    const was = findPending(this.pendingAt[e] ?? null, events.lane[e] as number);
+    if (isTakenHere(this.heads, was, base)) this.branches.push({ kind: "reversal", ...base });
+  }
+
+  /** The accesses of e's group that come later in the list and depend neither on `e` nor are before the event at hand anyway. */
+  private groupAfter(event: Candidate, e: number, k: number, classes: Uint8Array, row: Int32Array): GroupMember[][] {
+    const { execution } = this;
+    const { events, lanes } = execution;
+    const list = execution.listOf(event.location);
+    const byLane = new Map<number, GroupMember[]>();
+    for (let j = k + 1; j < list.length; j++) {
+      const y = list[j] as number;
+      if (classes[y] !== classes[e]) break;
+      const lane = events.lane[y] as number;
+      const nth = events.nth[y] as number;
+      if (execution.inRow(e, y * lanes) || (row[lane] as number) >= nth) continue;
+      const member: GroupMember = {
+        row: execution.clocks.slice(y * lanes, (y + 1) * lanes),
+        id: { at: y, lane, nth },
+        update: events.kind[y] === OpKind.AcquireShared || events.kind[y] === OpKind.ReleaseShared ? (events.update[y] as Update | null) : null,
+      };
+      const members = byLane.get(lane);
+      if (members === undefined) byLane.set(lane, [member]);
+      else members.push(member);
+    }
+    return [...byLane.values()];
+  }
+}
+
+/** The next event of `lane`, which is or would be the `at`-th, and one of the locations that it touches. */
+interface Candidate {
+  readonly lane: number;
+  /** Clock row of what happens before it apart from conflicts. */
+  readonly row: number;
+  readonly at: number;
+  readonly location: number;
+  /** How it touches the location; None when that depends on the value that it finds. */
+  readonly access: AccessClass;
+  readonly isLife: boolean;
+}
+
+/** Takes the next branch off a frame; null when there is none. */
+function nextBranch(frame: Frame): Reversal | Alternative | null {
+  for (;;) {
+    const branch = frame.branches.at(-1);
+    if (branch === undefined) return null;
+    if (branch.kind !== "group") {
+      frame.branches.pop();
+      return branch;
+    }
+    const reversal = nextOfGroup(frame, branch);
+    if (reversal !== null) return reversal;
+    frame.branches.pop();
+  }
+}
+
+/** The next reversal of the group that is to be taken here; null when all choices were tried. */
+function nextOfGroup(frame: Frame, group: GroupReversal): Reversal | null {
+  const { before, at, lane, members, choice } = group;
+  const was = findPending(frame.pendingAt[before] ?? null, frame.lanes[before] as number);
+  while (choice.length > 0) {
+    const row = group.row.slice();
+    const chosen: GroupMember[] = [];
+    members.forEach((ofLane, i) => {
+      for (const member of ofLane.slice(0, choice[i])) {
+        joinInto(row, member.row);
+        chosen.push(member);
+      }
+    });
+    const valid = isClosed(members, choice, row) && isReadyAfter(group, chosen);
+    advance(members, choice);
+    const reversal: Reversal = { kind: "reversal", before, at, lane, row };
+    if (valid && isTakenHere(frame.heads, was, reversal)) return reversal;
+  }
+  return null;
+}
+
+/** Moves on to the next choice; empties it after the last. */
+function advance(members: readonly (readonly GroupMember[])[], choice: number[]): void {
+  for (let i = 0; i < choice.length; i++) {
+    if ((choice[i] as number) < (members[i] as readonly GroupMember[]).length) {
+      choice[i] = (choice[i] as number) + 1;
+      return;
+    }
+    choice[i] = 0;
+  }
+  choice.length = 0;
+}
+
+/** True when the row holds no member of the group that was not chosen. */
+function isClosed(members: readonly (readonly GroupMember[])[], choice: readonly number[], row: Int32Array): boolean {
+  return members.every((ofLane, i) => {
+    const next = ofLane[choice[i] as number];
+    return next === undefined || (row[next.id.lane] as number) < next.id.nth;
+  });
+}
+
+function isReadyAfter(group: GroupReversal, chosen: GroupMember[]): boolean {
+  if (group.ready === null) return true;
+  let value = group.oldValue;
+  chosen.sort((a, b) => a.id.at - b.id.at);
+  for (const { update } of chosen) if (update !== null) value = update(value);
+  return group.ready(value);
+}
+
+function joinInto(row: Int32Array, other: Int32Array): void {
+  for (let k = 0; k < row.length; k++) if ((other[k] as number) > (row[k] as number)) row[k] = other[k] as number;
+}
+
+/**
+ * True when this is the one execution in which the reversal is to be taken: everything that it drops came about by default, and
+ * of several independent events that could delay the same one, that of the lowest lane does so first.
+ */
+function isTakenHere(
+  heads: readonly EventId[],
+  was: Pending | null,
+  reversal: Pick<Reversal, "before" | "lane" | "row">,
+): boolean {
+  const { before, lane, row } = reversal;
+  for (let h = heads.length - 1; h >= 0; h--) {
+    const head = heads[h] as EventId;
+    if (head.at < before) break;
+    if ((row[head.lane] as number) < head.nth) return false;
+  }
+  return was === null || isLowest(was, lane, row, 0);
+}
+
+function isLowest(delayed: Pending, lane: number, clocks: Int32Array, row: number): boolean {
+  for (let i = delayed.delayers.length - 1; i >= 0; i--) {
+    const head = delayed.delayers[i] as EventId;
+    if ((clocks[row + head.lane] as number) >= head.nth) return true;
+    if (lane < head.lane) return false;
+  }
+  return true;
+}
+
+function findPending(list: Pending | null, lane: number): Pending | null {
+  for (let p = list; p !== null; p = p.next) if (p.lane === lane) return p;
+  return null;
+}
+
+function withoutPending(list: Pending | null, lane: number): Pending | null {
+  if (findPending(list, lane) === null) return list;
+  const entry = list as Pending;
+  if (entry.lane === lane) return entry.next;
+  return { lane: entry.lane, delayers: entry.delayers, next: withoutPending(entry.next, lane) };
+}

@@ -1,0 +1,154 @@
+/**
+ * The operations, as functions to be used with `yield*`.
+ *
+ *     const old = yield* compareExchange(lock, 0, 1);
+ *
+ * A request must be consumed by `yield*` at once: each task has one operation record, which the next request reuses.
+ */
+import { assert } from "./assert.ts";
+import type { Cell } from "./cell.ts";
+import { type Operation, OpKind, type Ready, type Steps, type Update } from "./operation.ts";
+import { GeneratorBody, type Task } from "./task.ts";
+import type { U64 } from "./u64.ts";
+import type { World } from "./world.ts";
+
+function begin<T>(world: World, kind: OpKind, cell: Cell<T> | null): Operation<T> {
+  const task = world.current;
+  assert(task !== null, "an operation was asked for outside any task");
+  const op = task.op as Operation<T>;
+  if (cell === null) op.set(kind, 0, 8, false);
+  else op.set(kind, cell.addr, cell.size, cell.wide);
+  return op;
+}
+
+function withOperand<T>(kind: OpKind, cell: Cell<T>, value: T): Operation<T> {
+  const op = begin(cell.world, kind, cell);
+  op.setOperand(value as number | U64);
+  return op;
+}
+
+/** Marked load. */
+export function load<T>(cell: Cell<T>): Operation<T> {
+  return begin(cell.world, OpKind.Load, cell);
+}
+
+/** Marked store; under TSO it waits in the store buffer. The result is of no use. */
+export function store<T>(cell: Cell<T>, value: T): Operation<T> {
+  return withOperand(OpKind.Store, cell, value);
+}
+
+/** A store that all see at once and that orders nothing: for the machine's own bookkeeping. */
+export function storeNow<T>(cell: Cell<T>, value: T): Operation<T> {
+  return withOperand(OpKind.StoreNow, cell, value);
+}
+
+/** Locked exchange; the result is the old value. */
+export function exchange<T>(cell: Cell<T>, value: T): Operation<T> {
+  return withOperand(OpKind.Exchange, cell, value);
+}
+
+/** Locked add, modulo the cell's size; the result is the old value. */
+export function fetchAdd(cell: Cell, value: number): Operation<number> {
+  const op = begin(cell.world, OpKind.Add, cell);
+  op.lo = value >>> 0;
+  op.hi = Math.floor(value / 0x1_0000_0000) >>> 0;
+  return op;
+}
+
+/** Locked and; the result is the old value. */
+export function fetchAnd<T>(cell: Cell<T>, mask: T): Operation<T> {
+  return withOperand(OpKind.And, cell, mask);
+}
+
+/** Locked or; the result is the old value. */
+export function fetchOr<T>(cell: Cell<T>, mask: T): Operation<T> {
+  return withOperand(OpKind.Or, cell, mask);
+}
+
+/** Locked compare-exchange; the result is the value found: `expected` if and only if it was replaced. */
+export function compareExchange<T>(cell: Cell<T>, expected: T, replacement: T): Operation<T> {
+  const op = withOperand(OpKind.CompareExchange, cell, replacement);
+  op.setExpected(expected as number | U64);
+  return op;
+}
+
+/** A load that waits until `ready` holds of the value; the task is disabled until then. */
+export function awaitUntil(cell: Cell, ready: Ready): Operation<number> {
+  const op = begin(cell.world, OpKind.Await, cell);
+  op.ready = ready;
+  return op;
+}
+
+/** Waits until `ready` holds, and in the same step replaces the value; the result is the old one. */
+export function acquire(cell: Cell, ready: Ready, update: Update): Operation<number> {
+  const op = begin(cell.world, OpKind.Acquire, cell);
+  op.ready = ready;
+  op.update = update;
+  return op;
+}
+
+/** As {@link acquire}, for operations that commute with one another and with {@link releaseShared}. */
+export function acquireShared(cell: Cell, ready: Ready, update: Update): Operation<number> {
+  const op = begin(cell.world, OpKind.AcquireShared, cell);
+  op.ready = ready;
+  op.update = update;
+  return op;
+}
+
+export function releaseShared(cell: Cell, update: Update): Operation<number> {
+  const op = begin(cell.world, OpKind.ReleaseShared, cell);
+  op.update = update;
+  return op;
+}
+
+/** Full memory barrier. */
+export function fence(world: World): Operation<number> {
+  return begin(world, OpKind.Fence, null) as Operation<number>;
+}
+
+/** Any number from 0 to `n - 1`; each is explored. */
+export function choose(world: World, n: number): Operation<number> {
+  const op = begin(world, OpKind.Choose, null) as Operation<number>;
+  op.lo = n;
+  return op;
+}
+
+/** A step without effect on memory that the reader of a diagram should see. */
+export function note(world: World, text: string): Operation<number> {
+  const op = begin(world, OpKind.Note, null) as Operation<number>;
+  op.text = text;
+  return op;
+}
+
+/** Starts a task; the result is for {@link join}. */
+export function* spawn(world: World, name: string, body: () => Steps<unknown>): Steps<Task> {
+  const parent = world.current as Task;
+  const task = world.spawnedTask(parent, name, () => new GeneratorBody(body()));
+  const op = begin(world, OpKind.Spawn, null);
+  op.lo = task.lane;
+  op.text = name;
+  yield* op;
+  return task;
+}
+
+/** Waits until `task` has ended. */
+export function join(world: World, task: Task): Operation<number> {
+  const op = begin(world, OpKind.Join, null) as Operation<number>;
+  op.lo = task.lane;
+  return op;
+}
+
+/**
+ * Ends the life of the object at `addr`: any access to it that does not come before is a failure, with `reason` in the
+ * report ("freed"). {@link revive} takes that back.
+ */
+export function retire(world: World, addr: number, reason: string): Operation<number> {
+  const op = begin(world, OpKind.Lifetime, null) as Operation<number>;
+  op.addr = addr;
+  op.text = reason;
+  return op;
+}
+
+export function revive(world: World, addr: number): Operation<number> {
+  return retire(world, addr, "");
+}

@@ -1,0 +1,41 @@
+/**
+ * What is explored: the one contract between those who write programs and those who explore them.
+ *
+ * A program sets up shared state once, names its tasks, and says what must hold. A task is a generator that asks for operations;
+ * it may keep what it likes in its own locals, but whatever it shares lives in the world's heap. A property fails when a task
+ * throws a Violation (`assertThat`), when `final` objects, or when the engine finds one of the errors that it looks for unasked.
+ */
+import { Violation } from "./assert.ts";
+import type { Steps } from "./operation.ts";
+import type { Task } from "./task.ts";
+import type { World, WorldOptions } from "./world.ts";
+
+/** What the tasks returned, by name. */
+export type Results = Readonly<Record<string, unknown>>;
+
+export interface Program<S = unknown> {
+  readonly name: string;
+  /** Makes the shared state. Runs once; what it allocates and writes is the initial state. */
+  setup(world: World): S;
+  /** The tasks, by name, in the order of their lanes. */
+  readonly tasks: Readonly<Record<string, (state: S, task: Task) => Steps<unknown>>>;
+  /** Tasks that serve the others and need not end. */
+  readonly daemons?: readonly string[];
+  /** How many tasks may be spawned in all. */
+  readonly spawns?: number;
+  /** Sees the end of each complete execution: false, or a message, is a failure of the property "final". */
+  final?(state: S, results: Results): boolean | string | undefined;
+  /** True when tasks that wait for ever are no error: their executions are then counted as blocked, not as failures. */
+  readonly mayBlock?: boolean;
+  readonly memory?: Pick<WorldOptions, "staticBytes" | "arenaBytes">;
+}
+
+/** Fails the execution when `condition` is false. */
+export function assertThat(condition: boolean, message: string, property = "assertion"): asserts condition {
+  if (!condition) throw new Violation(property, message);
+}
+
+/** Helps TypeScript infer the type of the state. */
+export function program<S>(definition: Program<S>): Program<S> {
+  return definition;
+}

@@ -1,0 +1,195 @@
+/**
+ * A task: anything that can be resumed with the result of its last operation.
+ *
+ * A task's course depends only on the results that it got, so it is remembered as the log of those results. A driver
+ * that takes back some of a task's operations drops its body, and rebuilds it when it is needed again by feeding a fresh
+ * one the log ("ghost" mode: plain reads come from the log too, and nothing is written). Whatever a task shares must
+ * therefore live in the heap; whatever lives in its closures or in {@link Task.local} must follow from its results.
+ */
+import { assert } from "./assert.ts";
+import { Operation, type Steps } from "./operation.ts";
+import type { World } from "./world.ts";
+
+/** The running half of a task. */
+export interface TaskBody {
+  /** Runs to the next request (made in the task's {@link Operation}) or to the end; true at the end. */
+  resume(): boolean;
+  /** What the task returned; meaningful once {@link resume} has returned true. */
+  readonly value: unknown;
+}
+
+/** A task written as a TypeScript generator. */
+export class GeneratorBody implements TaskBody {
+  value: unknown = undefined;
+  private readonly steps: Steps<unknown>;
+  constructor(steps: Steps<unknown>) {
+    this.steps = steps;
+  }
+  resume(): boolean {
+    const result = this.steps.next();
+    if (!result.done) return false;
+    this.value = result.value;
+    return true;
+  }
+}
+
+/** Makes a task's body, from the beginning. */
+export type BodyFactory = (task: Task) => TaskBody;
+
+export class Task {
+  readonly world: World;
+  /** Index of the task, and of its row in clocks and schedules. */
+  readonly lane: number;
+  readonly name: string;
+  readonly op: Operation<unknown>;
+  /** A daemon serves others and need not end. */
+  readonly daemon: boolean;
+  /** State that follows from the task's own results; the kernel floor keeps `current` here. */
+  local: unknown = undefined;
+  /** Null when operations of this task were taken back since the body last ran. */
+  body: TaskBody | null = null;
+  /** The task has asked for its first operation, or ended without one. */
+  started = false;
+  finished = false;
+  value: unknown = undefined;
+  /** Operations completed. */
+  completed = 0;
+  /** Next free byte of the task's arena. */
+  arenaNext = 0;
+  /** Tasks that it has spawned. */
+  spawned = 0;
+
+  private readonly factory: BodyFactory;
+  private log: Uint32Array = new Uint32Array(64);
+  private logLength = 0;
+  private logRead = 0;
+  /** Operations still to be answered from the log while the body is rebuilt; -1 when it runs for real. */
+  private ghostLeft = -1;
+
+  constructor(world: World, lane: number, name: string, factory: BodyFactory, daemon: boolean) {
+    this.world = world;
+    this.lane = lane;
+    this.name = name;
+    this.factory = factory;
+    this.daemon = daemon;
+    this.op = new Operation(this);
+  }
+
+  get ghost(): boolean {
+    return this.ghostLeft >= 0;
+  }
+
+  /** Length of the log: what {@link takeBack} returns to. */
+  get logMark(): number {
+    return this.logLength;
+  }
+
+  /** Called by the task's operation: true when it has been answered without giving up control. */
+  offer(): boolean {
+    if (this.ghostLeft < 0) return this.world.driver.offer(this);
+    if (this.ghostLeft === 0) return false;
+    this.ghostLeft--;
+    this.replay();
+    this.op.resultLo = this.log[this.logRead - 2] as number;
+    this.op.resultHi = this.log[this.logRead - 1] as number;
+    return true;
+  }
+
+  /** Remembers a value that the task learns: the result of an operation or of a plain read. */
+  record(lo: number, hi: number): void {
+    const length = this.logLength;
+    if (length + 2 > this.log.length) {
+      const log = new Uint32Array(this.log.length * 2);
+      log.set(this.log);
+      this.log = log;
+    }
+    this.log[length] = lo;
+    this.log[length + 1] = hi;
+    this.logLength = length + 2;
+  }
+
+  /** In ghost mode: the low half of the next remembered value; the high half goes to the heap's register. */
+  replay(): number {
+    const at = this.logRead;
+    assert(at < this.logLength, `task ${this.name} asks for more than it was told: it depends on something unrecorded`);
+    this.logRead = at + 2;
+    this.world.heap.high = this.log[at + 1] as number;
+    return this.log[at] as number;
+  }
+
+  /** Runs up to the next request for real; true at the end. The driver has put the result into {@link op}. */
+  resume(): boolean {
+    if (this.body === null) this.rebuild();
+    return this.run();
+  }
+
+  /** Runs from the beginning to the first request. */
+  start(): void {
+    this.started = true;
+    this.body = this.create();
+    this.run();
+  }
+
+  /** Takes back the last operation; the driver restores {@link op} to its request. */
+  takeBack(logMark: number): void {
+    this.completed--;
+    this.logLength = logMark;
+    this.dropBody();
+  }
+
+  /** Back to before the task began. */
+  reset(): void {
+    this.started = false;
+    this.completed = 0;
+    this.logLength = 0;
+    this.dropBody();
+  }
+
+  /** Makes the body stand at the pending request again, if it does not. */
+  rebuild(): void {
+    if (this.body !== null) return;
+    const previous = this.world.current;
+    this.world.current = this;
+    const { resultLo, resultHi } = this.op;
+    this.logRead = 0;
+    this.ghostLeft = this.completed;
+    this.body = this.create();
+    const ended = this.body.resume();
+    this.ghostLeft = -1;
+    assert(!ended, `task ${this.name} ended while it was rebuilt: it depends on something unrecorded`);
+    assert(this.logRead === this.logLength, `task ${this.name} took another course when it was rebuilt`);
+    this.op.resultLo = resultLo;
+    this.op.resultHi = resultHi;
+    this.world.current = previous;
+  }
+
+  private run(): boolean {
+    const previous = this.world.current;
+    this.world.current = this;
+    try {
+      const body = this.body as TaskBody;
+      if (body.resume()) {
+        this.finished = true;
+        this.value = body.value;
+      }
+    } finally {
+      this.world.current = previous;
+    }
+    return this.finished;
+  }
+
+  private create(): TaskBody {
+    this.arenaNext = this.world.arenaStart(this.lane);
+    this.spawned = 0;
+    this.local = this.world.makeLocal(this);
+    this.op.abandon();
+    return this.factory(this);
+  }
+
+  private dropBody(): void {
+    this.body = null;
+    this.finished = false;
+    this.value = undefined;
+    this.op.abandon();
+  }
+}

@@ -1,0 +1,247 @@
+/**
+ * A world: one heap, the tasks that share it, and the driver that decides who runs.
+ *
+ * A world is a value: two of them run side by side in one process. Modelled code reaches it through the cells and
+ * structures that it was given, and never through a module's own variables. Time, randomness, counters and output come
+ * from the world too, so that an execution can be undone and repeated.
+ */
+import { EngineBug, Violation, assert } from "./assert.ts";
+import { type AccessSize, Heap, PAGE_SIZE } from "./heap.ts";
+import type { BodyFactory, Task } from "./task.ts";
+import { Task as TaskClass } from "./task.ts";
+
+/** Decides who runs; each way of driving (exploring, sampling, following a recording) is one. */
+export interface Driver {
+  /** A running task has asked for an operation: true when it has been carried out at once. */
+  offer(task: Task): boolean;
+  /** A plain (unmarked) access of the running task, already checked to be inside the heap. */
+  plainAccess(task: Task, addr: number, size: AccessSize, isWrite: boolean): void;
+}
+
+/** An event that modelled code reports (a kernel tracepoint), undone with the execution that it belongs to. */
+export interface TraceEvent {
+  readonly name: string;
+}
+
+export interface WorldOptions {
+  /** Bytes for what set-up allocates. */
+  readonly staticBytes?: number;
+  /** Bytes for what each task allocates. */
+  readonly arenaBytes?: number;
+  /** How many tasks there may be, spawned ones included. */
+  readonly tasksMax?: number;
+}
+
+/** What is known of an allocated object, for names in reports. */
+export interface ObjectInfo {
+  readonly addr: number;
+  readonly bytes: number;
+  readonly name: string;
+  /** Turns an offset inside the object into a field's name. */
+  readonly describe: ((offset: number) => string) | null;
+}
+
+/** Bytes before each object that may be freed: the word that tells whether it lives. */
+const HEADER_BYTES = 16;
+
+/** Values of the life word. Anything else is the index of the reason why the object may not be touched. */
+const LIVE = 1;
+/** Allocated during set-up and never retired: its accesses need not be ordered with an end of life. */
+const IMMORTAL = 2;
+
+const IDLE_DRIVER: Driver = {
+  offer(): boolean {
+    throw new EngineBug("an operation was asked for outside any execution");
+  },
+  plainAccess(): void {},
+};
+
+export class World {
+  readonly heap: Heap;
+  readonly tasks: Task[] = [];
+  /** The task whose code is running; null during set-up and between steps. */
+  current: Task | null = null;
+  driver: Driver = IDLE_DRIVER;
+  /** Events reported so far in this execution. */
+  readonly trace: TraceEvent[] = [];
+  /** Makes {@link Task.local}; set by the floor that needs it. */
+  makeLocal: (task: Task) => unknown = () => undefined;
+  readonly staticBytes: number;
+  readonly arenaBytes: number;
+  readonly tasksMax: number;
+
+  private staticNext = PAGE_SIZE;
+  /** For each 8-byte granule, the granule of the header of the object that holds it; 0 for what is never freed. */
+  private readonly headers: Int32Array;
+  private readonly objects = new Map<number, ObjectInfo>();
+  private readonly staticObjects: ObjectInfo[] = [];
+  private readonly reasons: string[] = ["", "", ""];
+  private readonly spawnLanes = new Map<string, number>();
+
+  constructor(options: WorldOptions = {}) {
+    this.staticBytes = roundUp(options.staticBytes ?? 4 * 1024 * 1024, PAGE_SIZE);
+    this.arenaBytes = roundUp(options.arenaBytes ?? 1024 * 1024, PAGE_SIZE);
+    this.tasksMax = options.tasksMax ?? 16;
+    this.heap = new Heap(this.staticBytes + this.arenaBytes * this.tasksMax);
+    this.headers = new Int32Array(this.heap.bytes / 8);
+  }
+
+  // --- tasks ---------------------------------------------------------------------------------------------------
+
+  addTask(name: string, factory: BodyFactory, daemon = false): Task {
+    assert(this.tasks.length < this.tasksMax, `more than ${this.tasksMax} tasks: raise tasksMax`);
+    const task = new TaskClass(this, this.tasks.length, name, factory, daemon);
+    this.tasks.push(task);
+    return task;
+  }
+
+  /**
+   * The task that `parent` spawns as its next one. It has the same lane whenever this happens, whatever else went on.
+   */
+  spawnedTask(parent: Task, name: string, factory: BodyFactory): Task {
+    const key = `${parent.lane}.${parent.spawned++}`;
+    const lane = this.spawnLanes.get(key);
+    if (lane === undefined) {
+      const task = this.addTask(name, factory);
+      this.spawnLanes.set(key, task.lane);
+      return task;
+    }
+    const old = this.tasks[lane] as Task;
+    if (parent.ghost) return old;
+    assert(!old.started, `task ${old.name} was spawned twice`);
+    const task = new TaskClass(this, lane, name, factory, false);
+    this.tasks[lane] = task;
+    return task;
+  }
+
+  // --- allocation ----------------------------------------------------------------------------------------------
+
+  arenaStart(lane: number): number {
+    return this.staticBytes + lane * this.arenaBytes;
+  }
+
+  /**
+   * Memory for an object: from the static part during set-up, from the running task's arena otherwise. Zeroed, or a
+   * copy of `template`. Objects are granule-aligned; those of a page or more are page-aligned.
+   * @param describe names the fields inside, for reports
+   */
+  allocate(
+    bytes: number,
+    name: string,
+    describe: ((offset: number) => string) | null = null,
+    template: Uint32Array | null = null,
+  ): number {
+    const align = bytes >= PAGE_SIZE ? PAGE_SIZE : 8;
+    const task = this.current;
+    const next = task === null ? this.staticNext : task.arenaNext;
+    const addr = roundUp(next + HEADER_BYTES, align);
+    const end = roundUp(addr + bytes, 8);
+    const limit = task === null ? this.staticBytes : this.arenaStart(task.lane) + this.arenaBytes;
+    assert(end <= limit, `out of modelled memory for ${name}: raise ${task === null ? "staticBytes" : "arenaBytes"}`);
+    if (task === null) this.staticNext = end;
+    else task.arenaNext = end;
+    if (task?.ghost) return addr;
+    this.objects.set(addr, { addr, bytes, name, describe });
+    if (task === null) this.staticObjects.push(this.objects.get(addr) as ObjectInfo);
+    const header = addr - 8;
+    this.headers.fill(header >>> 3, addr >>> 3, end >>> 3);
+    this.heap.fillFresh(addr, end - addr, template);
+    // The life word is journaled, so that the object is gone again when the execution is undone.
+    this.heap.write(header, 8, task === null ? IMMORTAL : LIVE, 0);
+    return addr;
+  }
+
+  /** Lets an object that set-up allocated be retired, as those that tasks allocate can be. */
+  makeMortal(addr: number): void {
+    this.heap.write(this.lifeOf(addr), 8, LIVE, 0);
+  }
+
+  /** Address of the life word of the object around `addr`; 0 when nothing there was allocated. */
+  lifeOf(addr: number): number {
+    return (this.headers[addr >>> 3] as number) << 3;
+  }
+
+  isMortal(life: number): boolean {
+    return life !== 0 && this.heap.words[life >>> 2] !== IMMORTAL;
+  }
+
+  /** Why the object around `addr` may not be touched now; null when it may. */
+  deathOf(addr: number): string | null {
+    const life = this.lifeOf(addr);
+    if (life === 0) return addr < PAGE_SIZE ? "NULL pointer dereference" : "wild pointer";
+    const state = this.heap.words[life >>> 2] as number;
+    if (state === LIVE || state === IMMORTAL) return null;
+    return state === 0 ? "use of an object that is not allocated" : (this.reasons[state] as string);
+  }
+
+  /** The number that stands for `reason` in a life word; the empty reason means that the object lives. */
+  lifeState(reason: string): number {
+    if (reason === "") return LIVE;
+    const known = this.reasons.indexOf(reason);
+    if (known >= 0) return known;
+    this.reasons.push(reason);
+    return this.reasons.length - 1;
+  }
+
+  // --- plain accesses ------------------------------------------------------------------------------------------
+
+  /** An unmarked load. Returns the low half, leaves the high half in the heap's register. */
+  plainRead(addr: number, size: AccessSize): number {
+    const task = this.current;
+    if (task === null) return this.heap.read(addr, size);
+    if (task.ghost) return task.replay();
+    this.checkAlive(addr, "plain read");
+    this.driver.plainAccess(task, addr, size, false);
+    const lo = this.heap.read(addr, size);
+    task.record(lo, this.heap.high);
+    return lo;
+  }
+
+  /** An unmarked store. */
+  plainWrite(addr: number, size: AccessSize, lo: number, hi: number): void {
+    const task = this.current;
+    if (task?.ghost) return;
+    if (task !== null) {
+      this.checkAlive(addr, "plain write");
+      this.driver.plainAccess(task, addr, size, true);
+    }
+    this.heap.write(addr, size, lo, hi);
+  }
+
+  private checkAlive(addr: number, what: string): void {
+    const death = this.deathOf(addr);
+    if (death !== null) throw new Violation("use-after-free", `${what} of ${this.nameOf(addr)}: ${death}`);
+  }
+
+  // --- reports -------------------------------------------------------------------------------------------------
+
+  /** Reports a tracepoint of the modelled code. */
+  emit(event: TraceEvent): void {
+    if (this.current?.ghost) return;
+    this.trace.push(event);
+  }
+
+  /** What the report calls the place `addr`. */
+  nameOf(addr: number): string {
+    const life = this.lifeOf(addr);
+    const info = life === 0 ? undefined : this.objects.get(life + 8);
+    if (info === undefined) return addr === 0 ? "NULL" : `0x${addr.toString(16)}`;
+    const offset = addr - info.addr;
+    if (info.describe !== null) return joinName(info.name, info.describe(offset));
+    return offset === 0 ? info.name : `${info.name}+0x${offset.toString(16)}`;
+  }
+
+  /** What set-up allocated, in order: the named state of the world. */
+  get namedObjects(): readonly ObjectInfo[] {
+    return this.staticObjects;
+  }
+}
+
+function joinName(object: string, field: string): string {
+  if (field === "") return object;
+  return field.startsWith("[") ? object + field : `${object}->${field}`;
+}
+
+function roundUp(value: number, to: number): number {
+  return Math.ceil(value / to) * to;
+}
