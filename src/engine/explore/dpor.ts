@@ -55,6 +55,8 @@ interface Reversal {
   readonly at: number;
   readonly lane: number;
   readonly row: Int32Array;
+  /** The lane of the store buffer that may answer the head, when the head is a load; else -1. */
+  readonly ownBuffer: number;
 }
 
 /**
@@ -67,6 +69,7 @@ interface GroupReversal {
   readonly at: number;
   readonly lane: number;
   readonly row: Int32Array;
+  readonly ownBuffer: number;
   /** By lane: the group's events of that lane in order, as clock rows. A choice is how many of each come before the head. */
   readonly members: readonly (readonly GroupMember[])[];
   /** The next choice to try. */
@@ -321,7 +324,7 @@ export class DporExplorer implements Scheduler {
     if (mine.addr >>> 3 !== theirs.addr >>> 3) return false;
     const row = this.execution.scratchRow(0);
     this.execution.baseRow(lane, row);
-    return !isLowest(delayed, lane, this.execution.clocks, row);
+    return !isLowest(delayed, lane, this.execution.clocks, row, -1);
   }
 
   // --- races ---------------------------------------------------------------------------------------------------
@@ -429,7 +432,8 @@ export class DporExplorer implements Scheduler {
     const op = lane < this.tasksMax ? (execution.world.tasks[lane] as Task).op : null;
     const ready = op?.ready ?? null;
     const oldValue = (events.oldHi[e] as number) * TWO32 + (events.oldLo[e] as number);
-    const base = { before: e, at, lane, row };
+    const ownBuffer = loader < 0 ? -1 : loader + this.tasksMax;
+    const base = { before: e, at, lane, row, ownBuffer };
     if (members.length > 0) {
       const choice = members.map(() => 0);
       this.branches.push({ kind: "group", ...base, members, choice, ready: isLife ? null : ready, oldValue });
@@ -494,7 +498,7 @@ function nextBranch(frame: Frame): Reversal | Alternative | null {
 
 /** The next reversal of the group that is to be taken here; null when all choices were tried. */
 function nextOfGroup(frame: Frame, group: GroupReversal): Reversal | null {
-  const { before, at, lane, members, choice } = group;
+  const { before, at, lane, ownBuffer, members, choice } = group;
   const was = findPending(frame.pendingAt[before] ?? null, frame.lanes[before] as number);
   while (choice.length > 0) {
     const row = group.row.slice();
@@ -507,7 +511,7 @@ function nextOfGroup(frame: Frame, group: GroupReversal): Reversal | null {
     });
     const valid = isClosed(members, choice, row) && isReadyAfter(group, chosen);
     advance(members, choice);
-    const reversal: Reversal = { kind: "reversal", before, at, lane, row };
+    const reversal: Reversal = { kind: "reversal", before, at, lane, row, ownBuffer };
     if (valid && isTakenHere(frame.heads, was, reversal)) return reversal;
   }
   return null;
@@ -552,21 +556,26 @@ function joinInto(row: Int32Array, other: Int32Array): void {
 function isTakenHere(
   heads: readonly EventId[],
   was: Pending | null,
-  reversal: Pick<Reversal, "before" | "lane" | "row">,
+  reversal: Omit<Reversal, "kind">,
 ): boolean {
-  const { before, lane, row } = reversal;
+  const { before, lane, row, ownBuffer } = reversal;
   for (let h = heads.length - 1; h >= 0; h--) {
     const head = heads[h] as EventId;
     if (head.at < before) break;
     if ((row[head.lane] as number) < head.nth) return false;
   }
-  return was === null || isLowest(was, lane, row, 0);
+  return was === null || isLowest(was, lane, row, 0, ownBuffer);
 }
 
-function isLowest(delayed: Pending, lane: number, clocks: Int32Array, row: number): boolean {
+/**
+ * Goes back over the heads that delayed an event, to the last one that the new head depends on: until there it could have
+ * been taken before each of them. A load depends on its own CPU's store there although it is not ordered after it: before that store
+ * drained, the load would have been answered by the buffer and would not have delayed anything.
+ */
+function isLowest(delayed: Pending, lane: number, clocks: Int32Array, row: number, ownBuffer: number): boolean {
   for (let i = delayed.delayers.length - 1; i >= 0; i--) {
     const head = delayed.delayers[i] as EventId;
-    if ((clocks[row + head.lane] as number) >= head.nth) return true;
+    if (head.lane === ownBuffer || (clocks[row + head.lane] as number) >= head.nth) return true;
     if (lane < head.lane) return false;
   }
   return true;
