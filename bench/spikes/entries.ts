@@ -15,7 +15,8 @@ const ROUNDS = 400;
   const NX = 1n << 63n;
   const ACCESSED = 1n << 5n;
   const PFN = 0x000ffffffffff000n;
-  const makeSpte = (pfn: number, exec: boolean): bigint => PRESENT | ACCESSED | 7n | (exec ? 0n : NX) | (BigInt(pfn) << 12n);
+  const makeSpte = (pfn: number, exec: boolean): bigint =>
+    PRESENT | ACCESSED | 7n | (exec ? 0n : NX) | (BigInt(pfn) << 12n);
   const isPresent = (s: bigint): boolean => (s & PRESENT) !== 0n;
   const pfnOf = (s: bigint): number => Number((s & PFN) >> 12n);
   const cmpxchg = (i: number, old: bigint, now: bigint): bigint => {

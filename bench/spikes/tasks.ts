@@ -154,22 +154,52 @@ function time(name: string, body: () => void, ops: number): void {
 const OPS = ROUNDS * 3;
 for (const depth of [0, DEPTH]) {
   const at = `depth ${depth}`;
-  time(`yield op, suspend, ${at}`, () => { for (let i = 0; i < ROUNDS; i++) drive(() => plainNest(depth)); }, OPS);
+  time(
+    `yield op, suspend, ${at}`,
+    () => {
+      for (let i = 0; i < ROUNDS; i++) drive(() => plainNest(depth));
+    },
+    OPS,
+  );
   inline = false;
-  time(`yield* request, suspend, ${at}`, () => { for (let i = 0; i < ROUNDS; i++) drive(() => typedNest(depth)); }, OPS);
+  time(
+    `yield* request, suspend, ${at}`,
+    () => {
+      for (let i = 0; i < ROUNDS; i++) drive(() => typedNest(depth));
+    },
+    OPS,
+  );
   inline = true;
-  time(`yield* request, inline, ${at}`, () => { for (let i = 0; i < ROUNDS; i++) drive(() => typedNest(depth)); }, OPS);
-  time(`yield* generator per operation, suspend, ${at}`, () => { for (let i = 0; i < ROUNDS; i++) drive(() => opGenNest(depth)); }, OPS);
+  time(
+    `yield* request, inline, ${at}`,
+    () => {
+      for (let i = 0; i < ROUNDS; i++) drive(() => typedNest(depth));
+    },
+    OPS,
+  );
+  time(
+    `yield* generator per operation, suspend, ${at}`,
+    () => {
+      for (let i = 0; i < ROUNDS; i++) drive(() => opGenNest(depth));
+    },
+    OPS,
+  );
 }
-time("state machine by hand, suspend", () => {
-  for (let i = 0; i < ROUNDS; i++) {
-    const m = new Machine();
-    let r = 0;
-    while (m.step(r) !== null) r = execute();
-  }
-}, OPS);
+time(
+  "state machine by hand, suspend",
+  () => {
+    for (let i = 0; i < ROUNDS; i++) {
+      const m = new Machine();
+      let r = 0;
+      while (m.step(r) !== null) r = execute();
+    }
+  },
+  OPS,
+);
 {
   const t0 = process.hrtime.bigint();
   for (let i = 0; i < ROUNDS / 3; i++) await asyncNest(DEPTH);
-  console.log(`${`async/await, depth ${DEPTH}`.padEnd(58)} ${(Number(process.hrtime.bigint() - t0) / (OPS / 3)).toFixed(1).padStart(7)} ns/op`);
+  console.log(
+    `${`async/await, depth ${DEPTH}`.padEnd(58)} ${(Number(process.hrtime.bigint() - t0) / (OPS / 3)).toFixed(1).padStart(7)} ns/op`,
+  );
 }

@@ -82,11 +82,8 @@ export function arrayOf<T>(element: FieldType<T>, count: number): ArrayFieldType
 }
 
 type Fields = Readonly<Record<string, FieldType<unknown>>>;
-type CellOf<F> = F extends ArrayFieldType<infer T>
-  ? (index: number) => Cell<T>
-  : F extends FieldType<infer T>
-    ? Cell<T>
-    : never;
+type CellOf<F> =
+  F extends ArrayFieldType<infer T> ? (index: number) => Cell<T> : F extends FieldType<infer T> ? Cell<T> : never;
 
 /** A view on one structure: a cell for each field, and a function from index to cell for each array. */
 export type View<F extends Fields> = { readonly [K in keyof F]: CellOf<F[K]> } & { readonly addr: number };

@@ -13,9 +13,11 @@
  * value in the own buffer, or would have found the same value there before it drained, is not ordered after that drain: the two
  * cases are one execution graph (docs/engine.md, "TSO").
  */
-import { assert, EngineBug, Violation } from "./assert.ts";
+
 import { AccessHistory } from "./access-history.ts";
+import { assert, EngineBug, UsageError, Violation } from "./assert.ts";
 import { AccessClass, EventLog, grow } from "./event-log.ts";
+import { copyHash, type Hash, setHash } from "./hash.ts";
 import type { AccessSize, Heap } from "./heap.ts";
 import { isDraining, type Operation, OpKind } from "./operation.ts";
 import { PlainHistory } from "./plain-history.ts";
@@ -36,6 +38,9 @@ export interface Failure {
   /** The event at which it showed; the number of events when it showed at the end. */
   readonly event: number;
   readonly lane: number;
+  /** For a race: the place, and the task on the other side with how many of its events come before its access. */
+  readonly addr?: number;
+  readonly peer?: { readonly lane: number; readonly nth: number };
 }
 
 /** Chooses what happens next. */
@@ -65,6 +70,8 @@ export class Execution implements Driver {
   clocks: Int32Array;
   readonly buffers: readonly StoreBuffer[];
   scheduler: Scheduler;
+  /** An execution with more events than this is taken for one that never ends. */
+  stepsMax = 20_000;
 
   private readonly laneLast: Int32Array;
   private readonly laneCount: Int32Array;
@@ -95,6 +102,7 @@ export class Execution implements Driver {
   /** Starts every task: each runs to its first operation. Called once, before the first {@link run}. */
   start(): void {
     this.heap.startJournal();
+    if (this.world.comparesStates) this.heap.startHashing();
     for (const task of [...this.world.tasks]) this.startTask(task);
   }
 
@@ -153,6 +161,11 @@ export class Execution implements Driver {
     this.failures.push({ property, message, lane, event: this.events.length - 1 });
   }
 
+  /** Notes a failure of the execution as a whole. */
+  failAtEnd(property: string, message: string, lane: number): void {
+    this.failures.push({ property, message, lane, event: this.events.length });
+  }
+
   private startTask(task: Task): void {
     const outer = this.starting;
     this.starting = true;
@@ -194,6 +207,12 @@ export class Execution implements Driver {
       default:
         return true;
     }
+  }
+
+  /** True when some lane can move. */
+  anyEnabled(): boolean {
+    for (let lane = 0; lane < this.lanes; lane++) if (this.isEnabled(lane)) return true;
+    return false;
   }
 
   isReady(op: Operation<unknown>, lo: number, hi: number): boolean {
@@ -281,6 +300,7 @@ export class Execution implements Driver {
   private begin(lane: number): number {
     const { events } = this;
     const i = events.next();
+    if (i >= this.stepsMax) throw new UsageError(`an execution has more than ${this.stepsMax} steps: bound its loops, or search its states (--strategy graph)`);
     this.reserveRows(i + 1 + SCRATCH_ROWS);
     events.lane[i] = lane;
     events.nth[i] = (this.laneCount[lane] as number) + 1;
@@ -294,10 +314,17 @@ export class Execution implements Driver {
     events.access[i] = AccessClass.None;
     events.life[i] = 0;
     events.lifeAccess[i] = AccessClass.None;
+    if (this.world.comparesStates) this.saveHashes(i, lane);
     const row = i * this.lanes;
     this.baseRow(lane, row);
     this.scheduler.before?.(lane, row);
     return i;
+  }
+
+  private saveHashes(i: number, lane: number): void {
+    const position = lane < this.world.tasksMax ? (this.world.tasks[lane] as Task).position : null;
+    this.events.heapHash[i] = copyHash(this.heap.hash as Hash);
+    this.events.position[i] = position === null ? null : copyHash(position);
   }
 
   private commit(i: number, lane: number): void {
@@ -450,7 +477,8 @@ export class Execution implements Driver {
   private changeLife(i: number, op: Operation<unknown>, task: Task): void {
     const { events, heap, world } = this;
     const life = world.lifeOf(op.addr);
-    if (!world.isMortal(life)) throw new EngineBug(`${world.nameOf(op.addr)} cannot be retired: makeMortal() it in set-up`);
+    if (!world.isMortal(life))
+      throw new EngineBug(`${world.nameOf(op.addr)} cannot be retired: makeMortal() it in set-up`);
     const location = this.history.locationOf(life);
     events.life[i] = location;
     events.lifeAccess[i] = AccessClass.Write;
@@ -511,13 +539,14 @@ export class Execution implements Driver {
   plainAccess(task: Task, addr: number, size: AccessSize, isWrite: boolean): void {
     const { lane } = task;
     const row = this.currentRow(lane);
-    const end = addr + size;
-    for (let word = addr >>> 2; word < Math.ceil(end / 4); word++) {
+    const what = isWrite ? "plain write" : "plain read";
+    const event = this.events.length - 1;
+    for (let word = addr >>> 2; word < Math.ceil((addr + size) / 4); word++) {
       const other = this.plain.racing(word, lane, this.clocks, row, !isWrite);
-      if (other >= 0) this.reportRace(addr, isWrite ? "plain write" : "plain read", lane, other, "plain access");
+      if (other >= 0) this.reportRace({ addr, what, lane, event, theirs: "plain access", peer: this.plain.accessOf(other) });
       this.plain.append(word, lane, task.completed, isWrite);
     }
-    this.checkMarkedRace(addr, lane, row, isWrite);
+    this.checkMarkedRace(addr, lane, row, isWrite, what, event);
     const life = this.world.lifeOf(addr);
     if (this.world.isMortal(life)) this.plain.append(life >>> 2, lane, task.completed, false);
   }
@@ -533,43 +562,48 @@ export class Execution implements Driver {
     return row;
   }
 
-  private checkMarkedRace(addr: number, lane: number, row: number, isWrite: boolean): void {
+  private checkMarkedRace(addr: number, lane: number, row: number, isWrite: boolean, what: string, event: number): void {
     const { events } = this;
     const list = this.listOf(this.history.locationOf(addr));
     for (let k = list.length - 1; k >= 0; k--) {
-      const event = list[k] as number;
-      const wrote = events.access[event] !== AccessClass.Read;
-      const ordered = this.inRow(event, row) || this.isOwnDrain(event, lane);
-      if (!ordered && (wrote || isWrite) && overlaps(events, event, addr)) {
-        this.reportRace(addr, isWrite ? "plain write" : "plain read", lane, this.taskOf(event), "marked access");
+      const other = list[k] as number;
+      const wrote = events.access[other] !== AccessClass.Read;
+      const ordered = this.inRow(other, row) || this.isOwnDrain(other, lane);
+      if (!ordered && (wrote || isWrite) && overlaps(events, other, addr)) {
+        const peer = { lane: events.lane[other] as number, nth: events.nth[other] as number };
+        this.reportRace({ addr, what, lane, event, theirs: wrote ? "marked write" : "marked read", peer });
         return;
       }
-      if (ordered && events.access[event] === AccessClass.Write) return;
+      if (ordered && events.access[other] === AccessClass.Write) return;
     }
   }
 
   private checkPlainRace(i: number, addr: number, size: AccessSize, access: number, lane: number): void {
     if (this.plain.length === 0) return;
     const task = lane >= this.world.tasksMax ? lane - this.world.tasksMax : lane;
+    const what = access === AccessClass.Read ? "marked read" : "marked write";
     for (let word = addr >>> 2; word < Math.ceil((addr + size) / 4); word++) {
       const other = this.plain.racing(word, task, this.clocks, i * this.lanes, access === AccessClass.Read);
       if (other < 0) continue;
-      this.reportRace(addr, access === AccessClass.Read ? "marked read" : "marked write", task, other, "plain access");
+      this.reportRace({ addr, what, lane: task, event: i, theirs: "plain access", peer: this.plain.accessOf(other) });
       return;
     }
   }
 
-  private taskOf(event: number): number {
-    const lane = this.events.lane[event] as number;
-    return lane >= this.world.tasksMax ? lane - this.world.tasksMax : lane;
-  }
-
-  private reportRace(addr: number, what: string, lane: number, other: number, theirs: string): void {
-    const { tasks } = this.world;
+  private reportRace(race: {
+    readonly addr: number;
+    readonly what: string;
+    readonly lane: number;
+    readonly event: number;
+    readonly theirs: string;
+    readonly peer: { readonly lane: number; readonly nth: number };
+  }): void {
+    const { tasks, tasksMax } = this.world;
+    const { addr, what, lane, event, theirs, peer } = race;
     const mine = (tasks[lane] as Task).name;
-    const peer = (tasks[other] as Task).name;
-    const message = `data race on ${this.world.nameOf(addr)}: ${what} by ${mine}, ${theirs} by ${peer}`;
-    this.failures.push({ property: "data-race", message, lane, event: this.events.length });
+    const other = (tasks[peer.lane % tasksMax] as Task).name;
+    const message = `data race on ${this.world.nameOf(addr)}: ${what} by ${mine}, ${theirs} by ${other}`;
+    this.failures.push({ property: "data-race", message, lane, event, addr, peer });
   }
 
   // --- taking back ---------------------------------------------------------------------------------------------
@@ -592,6 +626,7 @@ export class Execution implements Driver {
     this.failures.length = events.failureMark[i] as number;
     this.laneLast[lane] = events.previous[i] as number;
     this.laneCount[lane] = (events.nth[i] as number) - 1;
+    if (this.heap.hash !== null) setHash(this.heap.hash, events.heapHash[i] as Hash);
     if (lane >= world.tasksMax) {
       const buffer = this.buffers[lane - world.tasksMax] as StoreBuffer;
       buffer.takeBackDrain();
@@ -600,7 +635,7 @@ export class Execution implements Driver {
     }
     const task = world.tasks[lane] as Task;
     events.restoreRequest(i, task.op);
-    task.takeBack(events.logMark[i] as number);
+    task.takeBack(events.logMark[i] as number, events.position[i] ?? null);
     const { op } = task;
     if (op.kind === OpKind.Spawn) {
       this.spawnedAt[op.lo] = -1;

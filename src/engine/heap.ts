@@ -12,6 +12,7 @@
  * interleaved. The buffer is reserved, not touched: an unused arena costs no memory.
  */
 import { assert } from "./assert.ts";
+import { type Hash, newHash, xorWord } from "./hash.ts";
 
 /** Bytes of a page of the modelled machine. */
 export const PAGE_SIZE = 4096;
@@ -28,6 +29,8 @@ export class Heap {
   private journalOld: Uint32Array = new Uint32Array(1024);
   private journalLength = 0;
   private journaling = false;
+  /** A hash of what differs from the initial state; null unless states are compared. */
+  hash: Hash | null = null;
 
   constructor(bytes: number) {
     assert(bytes % PAGE_SIZE === 0, `heap size ${bytes} is not a multiple of the page size`);
@@ -71,6 +74,14 @@ export class Heap {
     const start = addr >>> 2;
     if (template === null) this.words.fill(0, start, start + (bytes >>> 2));
     else this.words.set(template, start);
+    if (this.hash !== null && template !== null) {
+      for (let i = 0; i < template.length; i++) xorWord(this.hash, start + i, template[i] as number);
+    }
+  }
+
+  /** From here on {@link hash} follows what is written. */
+  startHashing(): void {
+    this.hash = newHash();
   }
 
   /** From here on writes are journaled; what was written before is the initial state. */
@@ -98,6 +109,10 @@ export class Heap {
       this.journalWord[length] = index;
       this.journalOld[length] = this.words[index] as number;
       this.journalLength = length + 1;
+      if (this.hash !== null) {
+        xorWord(this.hash, index, this.words[index] as number);
+        xorWord(this.hash, index, value);
+      }
     }
     this.words[index] = value;
   }

@@ -82,7 +82,7 @@ export class Operation<T> implements Iterator<Operation<unknown>, T, void> {
   expectedHi = 0;
   ready: Ready | null = null;
   update: Update | null = null;
-  /** What the diagram says for operations that are not memory accesses, and why an object's life ends. */
+  /** What the diagram says instead of the bare access ("read_lock(&gpc->lock)"), and why an object's life ends. */
   text = "";
   /** Result, filled in by the driver. */
   resultLo = 0;

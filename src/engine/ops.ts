@@ -32,9 +32,14 @@ export function load<T>(cell: Cell<T>): Operation<T> {
   return begin(cell.world, OpKind.Load, cell);
 }
 
-/** Marked store; under TSO it waits in the store buffer. The result is of no use. */
-export function store<T>(cell: Cell<T>, value: T): Operation<T> {
-  return withOperand(OpKind.Store, cell, value);
+/**
+ * Marked store; under TSO it waits in the store buffer. The result is of no use.
+ * @param text what a diagram says instead of the bare access
+ */
+export function store<T>(cell: Cell<T>, value: T, text = ""): Operation<T> {
+  const op = withOperand(OpKind.Store, cell, value);
+  op.text = text;
+  return op;
 }
 
 /** A store that all see at once and that orders nothing: for the machine's own bookkeeping. */
@@ -73,31 +78,35 @@ export function compareExchange<T>(cell: Cell<T>, expected: T, replacement: T): 
 }
 
 /** A load that waits until `ready` holds of the value; the task is disabled until then. */
-export function awaitUntil(cell: Cell, ready: Ready): Operation<number> {
+export function awaitUntil(cell: Cell, ready: Ready, text = ""): Operation<number> {
   const op = begin(cell.world, OpKind.Await, cell);
   op.ready = ready;
+  op.text = text;
   return op;
 }
 
 /** Waits until `ready` holds, and in the same step replaces the value; the result is the old one. */
-export function acquire(cell: Cell, ready: Ready, update: Update): Operation<number> {
+export function acquire(cell: Cell, ready: Ready, update: Update, text = ""): Operation<number> {
   const op = begin(cell.world, OpKind.Acquire, cell);
   op.ready = ready;
   op.update = update;
+  op.text = text;
   return op;
 }
 
 /** As {@link acquire}, for operations that commute with one another and with {@link releaseShared}. */
-export function acquireShared(cell: Cell, ready: Ready, update: Update): Operation<number> {
+export function acquireShared(cell: Cell, ready: Ready, update: Update, text = ""): Operation<number> {
   const op = begin(cell.world, OpKind.AcquireShared, cell);
   op.ready = ready;
   op.update = update;
+  op.text = text;
   return op;
 }
 
-export function releaseShared(cell: Cell, update: Update): Operation<number> {
+export function releaseShared(cell: Cell, update: Update, text = ""): Operation<number> {
   const op = begin(cell.world, OpKind.ReleaseShared, cell);
   op.update = update;
+  op.text = text;
   return op;
 }
 
@@ -117,6 +126,13 @@ export function choose(world: World, n: number): Operation<number> {
 export function note(world: World, text: string): Operation<number> {
   const op = begin(world, OpKind.Note, null) as Operation<number>;
   op.text = text;
+  return op;
+}
+
+/** The task has got something done (an instruction retired): a cycle that goes through here starves nobody. */
+export function progress(world: World, text = "progress"): Operation<number> {
+  const op = note(world, text);
+  op.lo = 1;
   return op;
 }
 
@@ -151,4 +167,13 @@ export function retire(world: World, addr: number, reason: string): Operation<nu
 
 export function revive(world: World, addr: number): Operation<number> {
   return retire(world, addr, "");
+}
+
+/**
+ * Declares a loop of the running task, for state-graph search: the function returned is called at the head of the loop with all
+ * the numbers, apart from shared memory, on which the rest of the function depends. See {@link Task.startLoop}.
+ */
+export function startLoop(world: World): (...values: readonly number[]) => void {
+  assert(world.current !== null, "a loop was declared outside any task");
+  return world.current.startLoop();
 }

@@ -46,9 +46,14 @@ export class PlainHistory {
     this.length = mark;
   }
 
+  /** The lane of access `i`, and how many operations the lane had completed when it made it. */
+  accessOf(i: number): { lane: number; nth: number } {
+    return { lane: this.lane[i] as number, nth: this.time[i] as number };
+  }
+
   /**
-   * The lane of an earlier plain access to `word` that does not happen before an access with the given clock; -1 when
-   * all do.
+   * An earlier plain access to `word` (its index, for {@link accessOf}) that does not happen before an access with the given
+   * clock; -1 when all do.
    * @param onlyWrites look for writes only (the new access is a read)
    */
   racing(word: number, lane: number, clocks: Int32Array, row: number, onlyWrites: boolean): number {
@@ -57,7 +62,7 @@ export class PlainHistory {
       const other = this.lane[i] as number;
       const isWrite = this.isWrite[i] === 1;
       const ordered = other === lane || (clocks[row + other] as number) > (this.time[i] as number);
-      if (!ordered && (isWrite || !onlyWrites)) return other;
+      if (!ordered && (isWrite || !onlyWrites)) return i;
       // What came before an ordered write was compared with that write.
       if (ordered && isWrite) return -1;
     }

@@ -6,9 +6,10 @@
  * throws a Violation (`assertThat`), when `final` objects, or when the engine finds one of the errors that it looks for unasked.
  */
 import { Violation } from "./assert.ts";
+import type { Execution } from "./execution.ts";
 import type { Steps } from "./operation.ts";
-import type { Task } from "./task.ts";
-import type { World, WorldOptions } from "./world.ts";
+import { GeneratorBody, type Task } from "./task.ts";
+import { World, type WorldOptions } from "./world.ts";
 
 /** What the tasks returned, by name. */
 export type Results = Readonly<Record<string, unknown>>;
@@ -38,4 +39,38 @@ export function assertThat(condition: boolean, message: string, property = "asse
 /** Helps TypeScript infer the type of the state. */
 export function program<S>(definition: Program<S>): Program<S> {
   return definition;
+}
+
+/** Builds a program's world, with its tasks, not yet started. */
+export function makeWorld<S>(program: Program<S>): { world: World; state: S } {
+  const names = Object.keys(program.tasks);
+  const world = new World({ ...program.memory, tasksMax: names.length + (program.spawns ?? 0) });
+  const state = program.setup(world);
+  for (const name of names) {
+    const body = program.tasks[name] as (state: S, task: Task) => Steps<unknown>;
+    world.addTask(name, (task) => new GeneratorBody(body(state, task)), program.daemons?.includes(name) ?? false);
+  }
+  return { world, state };
+}
+
+/** What came of an execution that can go no further. */
+export type Outcome = "complete" | "waiting";
+
+/** Ends an execution: looks for tasks that wait for ever, and asks the program's final predicate. */
+export function finish<S>(program: Program<S>, state: S, execution: Execution): Outcome {
+  const { tasks } = execution.world;
+  const waiting = tasks.filter((task) => task.started && !task.finished && !task.daemon);
+  const first = waiting[0];
+  if (first !== undefined) {
+    if (!program.mayBlock) {
+      const what = waiting.map((task) => `${task.name} waits for ${execution.world.nameOf(task.op.addr)}`);
+      execution.failAtEnd("deadlock", what.join("; "), first.lane);
+    }
+    return "waiting";
+  }
+  const results: Results = Object.fromEntries(tasks.map((task) => [task.name, task.value]));
+  const verdict = program.final?.(state, results);
+  if (verdict === false) execution.failAtEnd("final", "the final predicate is false", -1);
+  else if (typeof verdict === "string") execution.failAtEnd("final", verdict, -1);
+  return "complete";
 }

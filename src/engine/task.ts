@@ -7,6 +7,7 @@
  * therefore live in the heap; whatever lives in its closures or in {@link Task.local} must follow from its results.
  */
 import { assert } from "./assert.ts";
+import { chain, copyHash, type Hash, newHash, setHash } from "./hash.ts";
 import { Operation, type Steps } from "./operation.ts";
 import type { World } from "./world.ts";
 
@@ -59,6 +60,12 @@ export class Task {
   /** Tasks that it has spawned. */
   spawned = 0;
 
+  /**
+   * Where the task stands: a hash of all that it has learned since it began, or since the last head of a loop that it declared.
+   * Null unless states are compared.
+   */
+  position: Hash | null = null;
+
   private readonly factory: BodyFactory;
   private log: Uint32Array = new Uint32Array(64);
   private logLength = 0;
@@ -86,7 +93,10 @@ export class Task {
 
   /** Called by the task's operation: true when it has been answered without giving up control. */
   offer(): boolean {
-    if (this.ghostLeft < 0) return this.world.driver.offer(this);
+    if (this.ghostLeft < 0) {
+      this.world.onRequest?.(this);
+      return this.world.driver.offer(this);
+    }
     if (this.ghostLeft === 0) return false;
     this.ghostLeft--;
     this.replay();
@@ -106,6 +116,7 @@ export class Task {
     this.log[length] = lo;
     this.log[length + 1] = hi;
     this.logLength = length + 2;
+    if (this.position !== null) chain(this.position, lo, hi);
   }
 
   /** In ghost mode: the low half of the next remembered value; the high half goes to the heap's register. */
@@ -113,14 +124,32 @@ export class Task {
     const at = this.logRead;
     assert(at < this.logLength, `task ${this.name} asks for more than it was told: it depends on something unrecorded`);
     this.logRead = at + 2;
-    this.world.heap.high = this.log[at + 1] as number;
-    return this.log[at] as number;
+    const lo = this.log[at] as number;
+    const hi = this.log[at + 1] as number;
+    if (this.position !== null) chain(this.position, lo, hi);
+    this.world.heap.high = hi;
+    return lo;
   }
 
   /** Runs up to the next request for real; true at the end. The driver has put the result into {@link op}. */
   resume(): boolean {
     if (this.body === null) this.rebuild();
     return this.run();
+  }
+
+  /**
+   * Declares a loop, for state-graph search. At its head the caller names everything on which the rest of the loop depends; what the
+   * task learned inside the loop before that is forgotten, so that going round can lead back to a known state.
+   */
+  startLoop(): (...values: readonly number[]) => void {
+    if (this.position === null) return () => undefined;
+    const mark = copyHash(this.position);
+    return (...values) => {
+      const { position } = this;
+      assert(position !== null, "a loop outlived its search");
+      setHash(position, mark);
+      for (const value of values) chain(position, value >>> 0, Math.floor(value / 0x1_0000_0000) >>> 0);
+    };
   }
 
   /** Runs from the beginning to the first request. */
@@ -131,10 +160,11 @@ export class Task {
   }
 
   /** Takes back the last operation; the driver restores {@link op} to its request. */
-  takeBack(logMark: number): void {
+  takeBack(logMark: number, position: Hash | null): void {
     this.completed--;
     this.logLength = logMark;
     this.dropBody();
+    if (this.position !== null && position !== null) setHash(this.position, position);
   }
 
   /** Back to before the task began. */
@@ -181,6 +211,7 @@ export class Task {
   private create(): TaskBody {
     this.arenaNext = this.world.arenaStart(this.lane);
     this.spawned = 0;
+    if (this.world.comparesStates) this.position = newHash();
     this.local = this.world.makeLocal(this);
     this.op.abandon();
     return this.factory(this);

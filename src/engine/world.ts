@@ -5,7 +5,7 @@
  * structures that it was given, and never through a module's own variables. Time, randomness, counters and output come
  * from the world too, so that an execution can be undone and repeated.
  */
-import { EngineBug, Violation, assert } from "./assert.ts";
+import { assert, EngineBug, Violation } from "./assert.ts";
 import { type AccessSize, Heap, PAGE_SIZE } from "./heap.ts";
 import type { BodyFactory, Task } from "./task.ts";
 import { Task as TaskClass } from "./task.ts";
@@ -62,6 +62,12 @@ export class World {
   /** The task whose code is running; null during set-up and between steps. */
   current: Task | null = null;
   driver: Driver = IDLE_DRIVER;
+  /** Hashes of memory and of where tasks stand are kept. */
+  comparesStates = false;
+  /** When set, each request of a task is shown to it with the call stack: for replays that people read. */
+  onRequest: ((task: Task) => void) | null = null;
+  /** When set, each plain access is shown to it after it was made: for replays that people read. */
+  onPlain: ((task: Task, addr: number, isWrite: boolean, lo: number, hi: number) => void) | null = null;
   /** Events reported so far in this execution. */
   readonly trace: TraceEvent[] = [];
   /** Makes {@link Task.local}; set by the floor that needs it. */
@@ -193,7 +199,10 @@ export class World {
     this.checkAlive(addr, "plain read");
     this.driver.plainAccess(task, addr, size, false);
     const lo = this.heap.read(addr, size);
-    task.record(lo, this.heap.high);
+    const { high } = this.heap;
+    task.record(lo, high);
+    this.onPlain?.(task, addr, false, lo, high);
+    this.heap.high = high;
     return lo;
   }
 
@@ -206,6 +215,7 @@ export class World {
       this.driver.plainAccess(task, addr, size, true);
     }
     this.heap.write(addr, size, lo, hi);
+    if (task !== null) this.onPlain?.(task, addr, true, lo, hi);
   }
 
   private checkAlive(addr: number, what: string): void {

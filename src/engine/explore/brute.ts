@@ -97,7 +97,9 @@ function comesBefore(events: EventLog, tasksMax: number, a: number, b: number): 
 /** When `load` reads a store of its own buffer and `store` is the drain of one: the drain. */
 function ownStore(events: EventLog, tasksMax: number, store: number, load: number): number | null {
   const isDrain = (events.lane[store] as number) >= tasksMax;
-  return isDrain && (events.lane[store] as number) - tasksMax === events.lane[load] && isLoad(events, load) ? store : null;
+  return isDrain && (events.lane[store] as number) - tasksMax === events.lane[load] && isLoad(events, load)
+    ? store
+    : null;
 }
 
 function isLoad(events: EventLog, i: number): boolean {
@@ -111,7 +113,12 @@ function placeOf(events: EventLog, tasksMax: number, i: number): number {
   // The own stores to the location issued before the load, in order, drain in that order.
   let issued = 0;
   for (let k = 0; k < i; k++) {
-    if (events.lane[k] === lane && events.kind[k] === OpKind.Store && events.location[k] === 0 && sameGranule(events, k, i)) {
+    if (
+      events.lane[k] === lane &&
+      events.kind[k] === OpKind.Store &&
+      events.location[k] === 0 &&
+      sameGranule(events, k, i)
+    ) {
       issued++;
     }
   }

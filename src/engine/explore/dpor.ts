@@ -132,6 +132,7 @@ export class DporExplorer implements Scheduler {
   private branches: Branch[] = [];
   /** A lane was left out because another path covers what it would do. */
   private asleep = false;
+  private started = false;
 
   constructor(execution: Execution) {
     this.execution = execution;
@@ -139,9 +140,12 @@ export class DporExplorer implements Scheduler {
     execution.scheduler = this;
   }
 
-  /** Explores everything, or until a hook says to stop; true when the space was exhausted. */
+  /** Explores everything, or until a hook says to stop; true when the space was exhausted. Called again, it goes on. */
   explore(hooks: DporHooks): boolean {
-    if (!this.complete(hooks)) return false;
+    if (!this.started) {
+      this.started = true;
+      if (!this.complete(hooks)) return false;
+    }
     while (this.frames.length > 0) {
       const frame = this.frames.at(-1) as Frame;
       const branch = nextBranch(frame);
@@ -365,7 +369,14 @@ export class DporExplorer implements Scheduler {
     const { op } = world.tasks[lane] as Task;
     if (op.kind <= OpKind.ReleaseShared) {
       if (execution.touchesMemory(lane, op)) {
-        this.examineList({ lane, row, at, location: history.locationOf(op.addr), access: AccessClass.None, isLife: false });
+        this.examineList({
+          lane,
+          row,
+          at,
+          location: history.locationOf(op.addr),
+          access: AccessClass.None,
+          isLife: false,
+        });
       }
       const life = world.lifeOf(op.addr);
       if (world.isMortal(life)) {
@@ -459,7 +470,10 @@ export class DporExplorer implements Scheduler {
       const member: GroupMember = {
         row: execution.clocks.slice(y * lanes, (y + 1) * lanes),
         id: { at: y, lane, nth },
-        update: events.kind[y] === OpKind.AcquireShared || events.kind[y] === OpKind.ReleaseShared ? (events.update[y] as Update | null) : null,
+        update:
+          events.kind[y] === OpKind.AcquireShared || events.kind[y] === OpKind.ReleaseShared
+            ? (events.update[y] as Update | null)
+            : null,
       };
       const members = byLane.get(lane);
       if (members === undefined) byLane.set(lane, [member]);
@@ -553,11 +567,7 @@ function joinInto(row: Int32Array, other: Int32Array): void {
  * True when this is the one execution in which the reversal is to be taken: everything that it drops came about by default, and
  * of several independent events that could delay the same one, that of the lowest lane does so first.
  */
-function isTakenHere(
-  heads: readonly EventId[],
-  was: Pending | null,
-  reversal: Omit<Reversal, "kind">,
-): boolean {
+function isTakenHere(heads: readonly EventId[], was: Pending | null, reversal: Omit<Reversal, "kind">): boolean {
   const { before, lane, row, ownBuffer } = reversal;
   for (let h = heads.length - 1; h >= 0; h--) {
     const head = heads[h] as EventId;

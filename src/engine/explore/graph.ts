@@ -1,0 +1,406 @@
+/**
+ * State-graph search: every reachable state once, and the fair cycles among them.
+ *
+ * Two states are the same when memory, store buffers and the position of every task are the same, compared by a 128-bit hash.
+ * A task's position is all that it has learned since it began, or since the last head of a loop that it declared (startLoop);
+ * a program whose tasks go round for ever without declaring so has no finite graph.
+ *
+ * Progress: a task starves if there is a cycle that is fair (every task either moves in it or is somewhere unable to move: weak
+ * fairness) and in which the task neither ends nor reports progress. Weak fairness of the maximal strongly connected components decides
+ * that: a component is fair if any cycle inside it is. What is reported is a lasso: a shortest way to the component, and a way round
+ * it that is itself fair.
+ *
+ * Not covered here: data races, which need the order in which a state was reached (explore with dpor).
+ */
+import { assert } from "../assert.ts";
+import { grow } from "../event-log.ts";
+import type { Execution, Failure, Scheduler } from "../execution.ts";
+import { chain, type Hash, newHash } from "../hash.ts";
+import { OpKind } from "../operation.ts";
+import type { Step } from "../schedule.ts";
+import type { Task } from "../task.ts";
+import { components } from "./components.ts";
+
+/** A way to starve a task: after `prefix`, `cycle` can be repeated for ever. */
+export interface Lasso {
+  readonly task: string;
+  readonly prefix: readonly Step[];
+  readonly cycle: readonly Step[];
+}
+
+export interface GraphHooks {
+  /** A failure found on the way to a new state; return false to stop. */
+  onFailure(failure: Failure, path: readonly Step[]): boolean;
+  /** A state without a next one. */
+  onEnd(execution: Execution): void;
+  /** Called for each new state; return false to stop. */
+  onState(states: number): boolean;
+}
+
+interface Frame {
+  readonly state: number;
+  readonly steps: readonly Step[];
+  next: number;
+  /** Length of the execution at this state. */
+  readonly length: number;
+}
+
+export class GraphExplorer implements Scheduler {
+  private readonly execution: Execution;
+  private readonly index = new StateIndex();
+  /** By state: a bit for each lane that can move, and one for each task that has ended. */
+  private enabled = new Int32Array(1024);
+  private finished = new Int32Array(1024);
+  private edges = new EdgeList();
+  private step: Step = { lane: -1, choice: 0 };
+
+  constructor(execution: Execution) {
+    assert(execution.world.comparesStates, "a graph search needs a world that compares states");
+    assert(execution.lanes <= 31, "a graph search handles up to 31 tasks and store buffers");
+    this.execution = execution;
+    execution.scheduler = this;
+  }
+
+  get states(): number {
+    return this.index.size;
+  }
+
+  /** Visits every reachable state; false when a hook stopped it. */
+  explore(hooks: GraphHooks): boolean {
+    const { execution } = this;
+    const stack: Frame[] = [this.visit(hooks)];
+    while (stack.length > 0) {
+      const frame = stack.at(-1) as Frame;
+      const step = frame.steps[frame.next++];
+      if (step === undefined) {
+        stack.pop();
+        continue;
+      }
+      execution.rollback(frame.length);
+      const isProgress = this.isProgress(step.lane);
+      const failuresBefore = execution.failures.length;
+      this.step = step;
+      execution.run();
+      const known = this.index.find(this.key());
+      const to = known >= 0 ? known : this.index.size;
+      this.edges.add(frame.state, step, to, isProgress);
+      for (const failure of execution.failures.slice(failuresBefore)) {
+        if (!hooks.onFailure(failure, this.path())) return false;
+      }
+      if (known >= 0) continue;
+      stack.push(this.visit(hooks));
+      if (!hooks.onState(this.index.size)) return false;
+    }
+    return true;
+  }
+
+  /** Looks for a starving task among `tasks` (all that are no daemons); null when each ends or makes progress in every fair run. */
+  findStarvation(): Lasso | null {
+    const { tasks } = this.execution.world;
+    for (const task of tasks) {
+      if (task.daemon) continue;
+      const lasso = this.findStarvationOf(task);
+      if (lasso !== null) return lasso;
+    }
+    return null;
+  }
+
+  /** The steps of the current execution. */
+  path(): Step[] {
+    const { events } = this.execution;
+    return Array.from({ length: events.length }, (_, i) => ({
+      lane: events.lane[i] as number,
+      choice: events.kind[i] === OpKind.Choose ? (events.resultLo[i] as number) : 0,
+    }));
+  }
+
+  pick(): number {
+    const { lane } = this.step;
+    this.step = { lane: -1, choice: this.step.choice };
+    return lane;
+  }
+
+  choose(): number {
+    return this.step.choice;
+  }
+
+  // --- states --------------------------------------------------------------------------------------------------
+
+  private visit(hooks: GraphHooks): Frame {
+    const { execution } = this;
+    const state = this.index.add(this.key());
+    if (state >= this.enabled.length) {
+      this.enabled = grow(this.enabled, this.enabled.length * 2);
+      this.finished = grow(this.finished, this.finished.length * 2);
+    }
+    const steps = this.stepsFrom(state);
+    if (steps.length === 0) hooks.onEnd(execution);
+    return { state, steps, next: 0, length: execution.events.length };
+  }
+
+  private stepsFrom(state: number): Step[] {
+    const { execution } = this;
+    const steps: Step[] = [];
+    let enabled = 0;
+    for (let lane = 0; lane < execution.lanes; lane++) {
+      if (!execution.isEnabled(lane)) continue;
+      enabled |= 1 << lane;
+      const op = (execution.world.tasks[lane] as Task | undefined)?.op;
+      const outcomes = op?.kind === OpKind.Choose ? op.lo : 1;
+      for (let choice = 0; choice < outcomes; choice++) steps.push({ lane, choice });
+    }
+    this.enabled[state] = enabled;
+    this.finished[state] = execution.world.tasks.reduce((bits, task) => bits | (task.finished ? 1 << task.lane : 0), 0);
+    return steps;
+  }
+
+  private isProgress(lane: number): boolean {
+    const op = (this.execution.world.tasks[lane] as Task | undefined)?.op;
+    return op?.kind === OpKind.Note && op.lo === 1;
+  }
+
+  private key(): Hash {
+    const { execution } = this;
+    const { heap, world, buffers } = execution;
+    const key = newHash();
+    chainHash(key, heap.hash as Hash);
+    for (const task of world.tasks) {
+      chain(key, task.finished ? 1 : 2, task.started ? 1 : 2);
+      if (task.position !== null) chainHash(key, task.position);
+    }
+    for (const buffer of buffers) {
+      for (const entry of buffer.waiting) {
+        chain(key, entry.addr, entry.size);
+        chain(key, entry.lo, entry.hi);
+      }
+      chain(key, 0xffffffff, 0xffffffff);
+    }
+    return key;
+  }
+
+  // --- fair cycles ---------------------------------------------------------------------------------------------
+
+  private findStarvationOf(task: Task): Lasso | null {
+    const { edges } = this;
+    const bit = 1 << task.lane;
+    const keep = (edge: number): boolean => !(edges.isProgress(edge) && edges.lane(edge) === task.lane);
+    const component = components(this.index.size, edges.forward(), keep);
+    const fairness = this.fairnessOf(component, keep);
+    const starves = (state: number): boolean =>
+      ((this.finished[state] as number) & bit) === 0 && fairness.get(component[state] as number) === this.allLanes();
+    const path = this.shortestPath(0, starves, () => true);
+    if (path === null) return null;
+    const last = path.at(-1);
+    const start = last === undefined ? 0 : edges.to(last);
+    const cycle = this.fairCycle(start, component, keep);
+    return { task: task.name, prefix: this.stepsOf(path), cycle: this.stepsOf(cycle) };
+  }
+
+  private allLanes(): number {
+    return (1 << this.execution.lanes) - 1;
+  }
+
+  /** By component that has a cycle: the lanes that move inside it, or cannot move somewhere in it. */
+  private fairnessOf(component: Int32Array, keep: (edge: number) => boolean): Map<number, number> {
+    const fairness = new Map<number, number>();
+    const { edges } = this;
+    for (let edge = 0; edge < edges.length; edge++) {
+      const from = edges.from(edge);
+      const id = component[from] as number;
+      if (id !== component[edges.to(edge)] || !keep(edge)) continue;
+      fairness.set(id, (fairness.get(id) ?? 0) | (1 << edges.lane(edge)));
+    }
+    for (let state = 0; state < this.index.size; state++) {
+      const id = component[state] as number;
+      const lanes = fairness.get(id);
+      if (lanes !== undefined) fairness.set(id, lanes | (this.allLanes() & ~(this.enabled[state] as number)));
+    }
+    return fairness;
+  }
+
+  /** A way from `start` round its component and back, in which every lane moves or is somewhere unable to. */
+  private fairCycle(start: number, component: Int32Array, keep: (edge: number) => boolean): number[] {
+    const { edges } = this;
+    const id = component[start];
+    const inside = (edge: number): boolean => keep(edge) && component[edges.to(edge)] === id;
+    const cycle: number[] = [];
+    let at = start;
+    let satisfied = this.allLanes() & ~(this.enabled[start] as number);
+    while (satisfied !== this.allLanes()) {
+      const missing = this.allLanes() & ~satisfied;
+      const leg = this.shortestLeg(at, inside, missing);
+      for (const edge of leg) {
+        cycle.push(edge);
+        satisfied |= 1 << edges.lane(edge);
+        at = edges.to(edge);
+        satisfied |= this.allLanes() & ~(this.enabled[at] as number);
+      }
+    }
+    if (cycle.length === 0 || at !== start) {
+      const home = this.shortestPath(at, (s) => s === start, inside, cycle.length === 0);
+      assert(home !== null, "a component is not strongly connected");
+      cycle.push(...home);
+    }
+    return cycle;
+  }
+
+  /** A shortest non-empty way from `at` that ends with a step of a missing lane, or in a state where one cannot move. */
+  private shortestLeg(at: number, inside: (edge: number) => boolean, missing: number): number[] {
+    const { edges } = this;
+    const leg = this.search(at, inside, (edge) => {
+      const blocked = ~(this.enabled[edges.to(edge)] as number) & missing;
+      return ((1 << edges.lane(edge)) & missing) !== 0 || blocked !== 0;
+    });
+    assert(leg !== null, "a fair component lacks a fair cycle");
+    return leg;
+  }
+
+  private shortestPath(
+    from: number,
+    goal: (state: number) => boolean,
+    keep: (edge: number) => boolean,
+    nonEmpty = false,
+  ): number[] | null {
+    if (!nonEmpty && goal(from)) return [];
+    return this.search(from, keep, (edge) => goal(this.edges.to(edge)));
+  }
+
+  /** Breadth first from `from` along kept edges, to the first edge that is a goal. */
+  private search(from: number, keep: (edge: number) => boolean, isGoal: (edge: number) => boolean): number[] | null {
+    const { edges } = this;
+    const { first, order } = edges.forward();
+    const cameBy = new Map<number, number>([[from, -1]]);
+    const queue = [from];
+    for (const state of queue) {
+      for (let k = first[state] as number; k < (first[state + 1] as number); k++) {
+        const edge = order[k] as number;
+        if (!keep(edge)) continue;
+        if (isGoal(edge)) return [...this.trace(cameBy, state), edge];
+        const to = edges.to(edge);
+        if (cameBy.has(to)) continue;
+        cameBy.set(to, edge);
+        queue.push(to);
+      }
+    }
+    return null;
+  }
+
+  private trace(cameBy: ReadonlyMap<number, number>, state: number): number[] {
+    const path: number[] = [];
+    for (let edge = cameBy.get(state) as number; edge >= 0; edge = cameBy.get(this.edges.from(edge)) as number) path.push(edge);
+    return path.reverse();
+  }
+
+  private stepsOf(path: readonly number[]): Step[] {
+    return path.map((edge) => ({ lane: this.edges.lane(edge), choice: this.edges.choice(edge) }));
+  }
+}
+
+function chainHash(key: Hash, part: Hash): void {
+  chain(key, part[0] as number, part[1] as number);
+  chain(key, part[2] as number, part[3] as number);
+}
+
+/** States by their 128-bit hash: an open-addressing table. */
+class StateIndex {
+  size = 0;
+  private slots = new Int32Array(4096).fill(-1);
+  private keys = new Int32Array(4 * 1024);
+
+  find(key: Hash): number {
+    const mask = this.slots.length - 1;
+    for (let slot = (key[0] as number) & mask; ; slot = (slot + 1) & mask) {
+      const state = this.slots[slot] as number;
+      if (state < 0 || this.holds(state, key)) return state;
+    }
+  }
+
+  add(key: Hash): number {
+    const state = this.size++;
+    if (state * 4 + 4 > this.keys.length) this.keys = grow(this.keys, this.keys.length * 2);
+    this.keys.set(key, state * 4);
+    if (this.size * 2 > this.slots.length) this.rehash();
+    else this.insert(state);
+    return state;
+  }
+
+  private holds(state: number, key: Hash): boolean {
+    const at = state * 4;
+    return (
+      this.keys[at] === key[0] && this.keys[at + 1] === key[1] && this.keys[at + 2] === key[2] && this.keys[at + 3] === key[3]
+    );
+  }
+
+  private insert(state: number): void {
+    const mask = this.slots.length - 1;
+    let slot = (this.keys[state * 4] as number) & mask;
+    while ((this.slots[slot] as number) >= 0) slot = (slot + 1) & mask;
+    this.slots[slot] = state;
+  }
+
+  private rehash(): void {
+    this.slots = new Int32Array(this.slots.length * 2).fill(-1);
+    for (let state = 0; state < this.size; state++) this.insert(state);
+  }
+}
+
+/** The graph's edges, as columns. */
+class EdgeList {
+  length = 0;
+  private fromState = new Int32Array(1024);
+  private toState = new Int32Array(1024);
+  /** Lane, choice and the progress mark of the step. */
+  private label = new Int32Array(1024);
+  private sorted: { first: Int32Array; order: Int32Array } | null = null;
+
+  add(from: number, step: Step, to: number, isProgress: boolean): void {
+    if (this.length === this.fromState.length) {
+      this.fromState = grow(this.fromState, this.length * 2);
+      this.toState = grow(this.toState, this.length * 2);
+      this.label = grow(this.label, this.length * 2);
+    }
+    const edge = this.length++;
+    this.fromState[edge] = from;
+    this.toState[edge] = to;
+    this.label[edge] = step.lane | (step.choice << 6) | (isProgress ? 1 << 5 : 0);
+    this.sorted = null;
+  }
+
+  from(edge: number): number {
+    return this.fromState[edge] as number;
+  }
+  to(edge: number): number {
+    return this.toState[edge] as number;
+  }
+  lane(edge: number): number {
+    return (this.label[edge] as number) & 31;
+  }
+  choice(edge: number): number {
+    return (this.label[edge] as number) >>> 6;
+  }
+  isProgress(edge: number): boolean {
+    return ((this.label[edge] as number) & 32) !== 0;
+  }
+
+  /** Edges grouped by the state that they leave: those of state s are order[first[s]] to order[first[s+1]-1]. */
+  forward(): { first: Int32Array; order: Int32Array; to: Int32Array } {
+    this.sorted ??= this.sort();
+    return { ...this.sorted, to: this.toState };
+  }
+
+  private sort(): { first: Int32Array; order: Int32Array } {
+    let states = 0;
+    for (let e = 0; e < this.length; e++) states = Math.max(states, this.from(e) + 1, this.to(e) + 1);
+    const first = new Int32Array(states + 2);
+    for (let e = 0; e < this.length; e++) first[this.from(e) + 1] = (first[this.from(e) + 1] as number) + 1;
+    for (let s = 0; s < states; s++) first[s + 1] = (first[s + 1] as number) + (first[s] as number);
+    const next = first.slice();
+    const order = new Int32Array(this.length);
+    for (let e = 0; e < this.length; e++) {
+      const at = next[this.from(e)] as number;
+      order[at] = e;
+      next[this.from(e)] = at + 1;
+    }
+    return { first, order };
+  }
+}

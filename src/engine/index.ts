@@ -1,0 +1,63 @@
+/**
+ * The checker alone: no KVM in it.
+ *
+ *     import { check, type Program } from "racewalk/engine";
+ */
+export { assert, EngineBug, UsageError, Violation } from "./assert.ts";
+export {
+  arrayOf,
+  Cell,
+  cell,
+  cells,
+  entryCell,
+  type FieldType,
+  ptr,
+  Struct,
+  u32,
+  u53,
+  u64Field,
+  type View,
+} from "./cell.ts";
+export {
+  type CheckFailure,
+  type CheckOptions,
+  type CheckResult,
+  check,
+  type Progress,
+  type Strategy,
+  type Verdict,
+} from "./check.ts";
+export { type DiagramOptions, diagram } from "./diagram.ts";
+export { Execution, type Failure, type MemoryModel, type Scheduler } from "./execution.ts";
+export { PAGE_SIZE } from "./heap.ts";
+export { type Operation, OpKind, type Ready, type Steps, type Update } from "./operation.ts";
+export {
+  acquire,
+  acquireShared,
+  awaitUntil,
+  choose,
+  compareExchange,
+  exchange,
+  fence,
+  fetchAdd,
+  fetchAnd,
+  fetchOr,
+  join,
+  load,
+  note,
+  progress,
+  releaseShared,
+  retire,
+  revive,
+  spawn,
+  startLoop,
+  store,
+  storeNow,
+} from "./ops.ts";
+export { assertThat, makeWorld, type Program, program, type Results } from "./program.ts";
+export { Random } from "./random.ts";
+export { kernelName, type Replay, type ReplayStep, replay, type SourcePlace } from "./replay.ts";
+export { formatSchedule, parseSchedule, type Schedule, type Step } from "./schedule.ts";
+export type { BodyFactory, Task, TaskBody } from "./task.ts";
+export * from "./u64.ts";
+export { type TraceEvent, World, type WorldOptions } from "./world.ts";

@@ -1,0 +1,125 @@
+/**
+ * The shortest form of a failing execution: fewest context switches, then fewest steps.
+ *
+ * What does not happen before the failure is left out, and what is left is put in the order (of all orders of the same execution
+ * graph) that changes CPU least often. Done for every failing graph, that gives the shortest race of all.
+ */
+import { assert } from "./assert.ts";
+import type { Execution, Failure } from "./execution.ts";
+import { OpKind } from "./operation.ts";
+import type { Step } from "./schedule.ts";
+
+export interface ShortForm {
+  readonly steps: readonly Step[];
+  readonly switches: number;
+}
+
+/** More partial orders than this are not searched; the execution's own order is kept then. */
+const STATES_MAX = 100_000;
+
+/** True when `a` is shorter than `b`. */
+export function isShorter(a: ShortForm, b: ShortForm): boolean {
+  return a.switches !== b.switches ? a.switches < b.switches : a.steps.length < b.steps.length;
+}
+
+export function shortForm(execution: Execution, failure: Failure): ShortForm {
+  const kept = relevantEvents(execution, failure);
+  const order = fewestSwitches(execution, kept, failure) ?? kept;
+  const { events } = execution;
+  const steps = order.map((i) => ({
+    lane: events.lane[i] as number,
+    choice: events.kind[i] === OpKind.Choose ? (events.resultLo[i] as number) : 0,
+  }));
+  return { steps, switches: countSwitches(execution, order) };
+}
+
+/** The events that happen before the failure, in order. */
+function relevantEvents(execution: Execution, failure: Failure): number[] {
+  const { events, lanes, clocks } = execution;
+  const all = Array.from({ length: events.length }, (_, i) => i);
+  if (failure.event >= events.length) return all;
+  const row = new Int32Array(lanes);
+  const join = (event: number): void => {
+    for (let k = 0; k < lanes; k++) row[k] = Math.max(row[k] as number, clocks[event * lanes + k] as number);
+  };
+  // The failure shows in, or after, the last event of its own task.
+  const last = all.findLast((i) => i <= failure.event && (events.lane[i] as number) % execution.world.tasksMax === failure.lane);
+  if (last !== undefined) join(last);
+  const { peer } = failure;
+  if (peer !== undefined) {
+    const theirs = all.find((i) => events.lane[i] === peer.lane && events.nth[i] === peer.nth);
+    if (theirs !== undefined) join(theirs);
+  }
+  return all.filter((i) => (events.nth[i] as number) <= (row[events.lane[i] as number] as number));
+}
+
+function countSwitches(execution: Execution, order: readonly number[]): number {
+  let switches = 0;
+  for (let k = 1; k < order.length; k++) {
+    if (cpuOf(execution, order[k] as number) !== cpuOf(execution, order[k - 1] as number)) switches++;
+  }
+  return switches;
+}
+
+function cpuOf(execution: Execution, event: number): number {
+  return (execution.events.lane[event] as number) % execution.world.tasksMax;
+}
+
+interface Place {
+  /** How many events of each lane are done. */
+  readonly done: readonly number[];
+  readonly cpu: number;
+  readonly from: Place | null;
+  readonly event: number;
+}
+
+/** Breadth first over (how far each lane is, which CPU ran last), by number of switches; null when there are too many places. */
+function fewestSwitches(execution: Execution, kept: readonly number[], failure: Failure): number[] | null {
+  const { lanes } = execution;
+  const byLane: number[][] = Array.from({ length: lanes }, () => []);
+  for (const i of kept) (byLane[execution.events.lane[i] as number] as number[]).push(i);
+  const failing = failure.event < execution.events.length && failure.peer === undefined ? kept.at(-1) : undefined;
+  const seen = new Set<string>();
+  let current: Place[] = [{ done: byLane.map(() => 0), cpu: -1, from: null, event: -1 }];
+  let next: Place[] = [];
+  while (current.length > 0) {
+    const place = current.pop() as Place;
+    const key = `${place.cpu}:${place.done.join(",")}`;
+    if (!seen.has(key)) {
+      seen.add(key);
+      if (seen.size > STATES_MAX) return null;
+      if (place.done.every((n, lane) => n === (byLane[lane] as number[]).length)) return unwind(place, kept.length);
+      for (let lane = 0; lane < lanes; lane++) {
+        const event = (byLane[lane] as number[])[place.done[lane] as number];
+        if (event === undefined || !isReady(execution, byLane, place.done, event)) continue;
+        if (event === failing && place.done.reduce((a, b) => a + b, 0) < kept.length - 1) continue;
+        const cpu = cpuOf(execution, event);
+        const done = place.done.map((n, l) => (l === lane ? n + 1 : n));
+        (cpu === place.cpu || place.cpu === -1 ? current : next).push({ done, cpu, from: place, event });
+      }
+    }
+    if (current.length === 0) {
+      current = next;
+      next = [];
+    }
+  }
+  return null;
+}
+
+/** True when every kept event that happens before `event` is done. */
+function isReady(execution: Execution, byLane: readonly number[][], done: readonly number[], event: number): boolean {
+  const { events, lanes, clocks } = execution;
+  const own = events.lane[event] as number;
+  return done.every((n, lane) => {
+    if (lane === own) return true;
+    const following = (byLane[lane] as number[])[n];
+    return following === undefined || (events.nth[following] as number) > (clocks[event * lanes + lane] as number);
+  });
+}
+
+function unwind(end: Place, length: number): number[] {
+  const order: number[] = [];
+  for (let place: Place | null = end; place !== null && place.event >= 0; place = place.from) order.push(place.event);
+  assert(order.length === length, "a minimised execution lost events");
+  return order.reverse();
+}

@@ -1,0 +1,346 @@
+/**
+ * Running one schedule again, step by step, with what a reader wants to know of each step: function, source line, value.
+ */
+import { fileURLToPath } from "node:url";
+import { findSourceMap } from "node:module";
+import { UsageError } from "./assert.ts";
+import { Execution, type Failure, type Scheduler } from "./execution.ts";
+import { OpKind } from "./operation.ts";
+import { finish, makeWorld, type Program } from "./program.ts";
+import type { Schedule, Step } from "./schedule.ts";
+import type { Task } from "./task.ts";
+import { hexU64, TWO32, u64 } from "./u64.ts";
+
+/** A place in the modelled source. */
+export interface SourcePlace {
+  /** The function, as the kernel spells it: `tdp_mmu_set_spte_atomic`. */
+  readonly function: string;
+  readonly file: string;
+  readonly line: number;
+}
+
+/** One step of a replayed execution. */
+export interface ReplayStep {
+  readonly index: number;
+  readonly task: string;
+  /** Index of the task in the program. */
+  readonly cpu: number;
+  /** True for a store that leaves the task's store buffer. */
+  readonly drain: boolean;
+  /** The operation's kind: "Load", "Store", "Acquire" ...; "Plain" for a plain access, which is no step of the schedule. */
+  readonly operation: string;
+  /** The place accessed, by name; empty when the operation accesses none. */
+  readonly name: string;
+  /** The value read, or the value written by a store. */
+  readonly value: string;
+  /** One line for a diagram. */
+  readonly text: string;
+  /** Where it was asked for, innermost first; empty for drains. */
+  readonly stack: readonly SourcePlace[];
+  /** The step touches something that another task touches too in this execution. */
+  readonly shared: boolean;
+}
+
+export interface Replay {
+  readonly steps: readonly ReplayStep[];
+  /** What the tasks that wait at the end are waiting for: one line of a diagram each. */
+  readonly waiting: readonly ReplayStep[];
+  readonly failures: readonly Failure[];
+  readonly execution: Execution;
+}
+
+/** Follows a list of steps, and then stops. */
+class Follower implements Scheduler {
+  execution: Execution | null = null;
+  private readonly steps: readonly Step[];
+  constructor(steps: readonly Step[]) {
+    this.steps = steps;
+  }
+  onPick: (lane: number) => void = () => undefined;
+  pick(): number {
+    const execution = this.execution as Execution;
+    const step = this.steps[execution.events.length];
+    if (step === undefined) return -1;
+    if (!execution.isEnabled(step.lane)) {
+      const at = execution.events.length + 1;
+      throw new UsageError(`schedule: step ${at} cannot be taken there: it was recorded with another program or version`);
+    }
+    this.onPick(step.lane);
+    return step.lane;
+  }
+  choose(): number {
+    return this.steps[(this.execution as Execution).events.length]?.choice ?? 0;
+  }
+}
+
+/**
+ * Runs `schedule` on a fresh world of `program`.
+ * @param watched a place whose plain accesses are wanted among the steps (that of a data race)
+ * @throws UsageError when the schedule does not fit the program
+ */
+export function replay<S>(program: Program<S>, schedule: Schedule, watched?: number): Replay {
+  const { world, state } = makeWorld(program);
+  const follower = new Follower(schedule.steps);
+  const execution = new Execution(world, schedule.model, follower);
+  follower.execution = execution;
+  const requested = new Map<number, SourcePlace[]>();
+  const taken: Taken[] = [];
+  const plain: PlainStep[] = [];
+  world.onRequest = (task) => requested.set(task.lane, captureStack());
+  world.onPlain = (task, addr, isWrite, lo, hi) => {
+    if (watched === undefined || addr >>> 2 !== watched >>> 2) return;
+    plain.push({ after: execution.events.length, task, addr, isWrite, lo, hi, stack: captureStack() });
+  };
+  follower.onPick = (lane) => {
+    const task = world.tasks[lane];
+    taken.push({ stack: requested.get(lane) ?? [], text: task === undefined ? "" : task.op.text });
+  };
+  execution.start();
+  execution.run();
+  const isOver = !execution.anyEnabled();
+  if (isOver) finish(program, state, execution);
+  const steps = describe(execution, taken, plain);
+  const waiting = isOver ? describeWaiting(execution, requested) : [];
+  return { steps, waiting, failures: [...execution.failures], execution };
+}
+
+/** What was noted when a step was taken. */
+interface Taken {
+  readonly stack: readonly SourcePlace[];
+  readonly text: string;
+}
+
+interface PlainStep {
+  /** The number of events before the access. */
+  readonly after: number;
+  readonly task: Task;
+  readonly addr: number;
+  readonly isWrite: boolean;
+  readonly lo: number;
+  readonly hi: number;
+  readonly stack: readonly SourcePlace[];
+}
+
+function describe(execution: Execution, taken: readonly Taken[], plain: readonly PlainStep[]): ReplayStep[] {
+  const { events, world } = execution;
+  const shared = sharedPlaces(execution);
+  const steps: ReplayStep[] = [];
+  for (let i = 0; i <= events.length; i++) {
+    for (const access of plain) if (access.after === i) steps.push(plainStep(execution, access));
+    if (i === events.length) break;
+    const lane = events.lane[i] as number;
+    const task = world.tasks[lane % world.tasksMax] as Task;
+    const kind = events.kind[i] as OpKind;
+    const drain = lane >= world.tasksMax;
+    const name = accesses(kind) ? world.nameOf(events.addr[i] as number) : "";
+    steps.push({
+      index: i,
+      task: task.name,
+      cpu: task.lane,
+      drain,
+      operation: operationName(kind),
+      name,
+      value: valueOf(execution, i, kind),
+      text: stepText(execution, i, drain, name, taken[i]?.text ?? ""),
+      stack: taken[i]?.stack ?? [],
+      shared: accesses(kind) && placesOf(execution, events.addr[i] as number).some((place) => shared.has(place)),
+    });
+  }
+  return steps;
+}
+
+function accesses(kind: OpKind): boolean {
+  return kind <= OpKind.ReleaseShared || kind === OpKind.Lifetime;
+}
+
+/** The granules that an access touches: its own, and that of the life of a mortal object. */
+function placesOf(execution: Execution, addr: number): number[] {
+  const life = execution.world.lifeOf(addr);
+  return execution.world.isMortal(life) ? [addr >>> 3, life >>> 3] : [addr >>> 3];
+}
+
+/** The granules that more than one task touches, or waits to touch, and at least one changes. */
+function sharedPlaces(execution: Execution): Set<number> {
+  const { events, world } = execution;
+  const touchedBy = new Map<number, Set<number>>();
+  const changed = new Set<number>();
+  const touch = (place: number, task: number, isChange: boolean): void => {
+    const set = touchedBy.get(place) ?? new Set();
+    set.add(task);
+    touchedBy.set(place, set);
+    if (isChange) changed.add(place);
+  };
+  for (let i = 0; i < events.length; i++) {
+    const kind = events.kind[i] as OpKind;
+    if (!accesses(kind)) continue;
+    const [own, life] = placesOf(execution, events.addr[i] as number) as [number, number | undefined];
+    const task = (events.lane[i] as number) % world.tasksMax;
+    const isRead = kind === OpKind.Load || kind === OpKind.Await;
+    if (kind !== OpKind.Lifetime) touch(own, task, !isRead);
+    if (life !== undefined) touch(life, task, kind === OpKind.Lifetime);
+  }
+  for (const task of world.tasks) {
+    if (task.started && !task.finished && accesses(task.op.kind)) touch(task.op.addr >>> 3, task.lane, true);
+  }
+  return new Set([...touchedBy].filter(([place, tasks]) => tasks.size > 1 && changed.has(place)).map(([place]) => place));
+}
+
+function plainStep(execution: Execution, access: PlainStep): ReplayStep {
+  const { task, addr, isWrite, lo, hi } = access;
+  const name = execution.world.nameOf(addr);
+  const value = show(lo, hi, false);
+  return {
+    index: access.after,
+    task: task.name,
+    cpu: task.lane,
+    drain: false,
+    operation: "Plain",
+    name,
+    value,
+    text: isWrite ? `${name} = ${value}  (plain)` : `${name} is ${value}  (plain)`,
+    stack: access.stack,
+    shared: true,
+  };
+}
+
+function describeWaiting(execution: Execution, requested: ReadonlyMap<number, SourcePlace[]>): ReplayStep[] {
+  const waiting = execution.world.tasks.filter((task) => task.started && !task.finished && !task.daemon);
+  return waiting.map((task) => {
+    const { op } = task;
+    const name = execution.world.nameOf(op.addr);
+    const bare = op.kind === OpKind.Join ? "join" : `wait for ${name}`;
+    return {
+      index: execution.events.length,
+      task: task.name,
+      cpu: task.lane,
+      drain: false,
+      operation: operationName(op.kind),
+      name,
+      value: "",
+      text: `${op.text === "" ? bare : op.text}  ...for ever`,
+      stack: requested.get(task.lane) ?? [],
+      shared: true,
+    };
+  });
+}
+
+function operationName(kind: OpKind): string {
+  return Object.entries(OpKind).find(([, value]) => value === kind)?.[0] ?? "?";
+}
+
+function valueOf(execution: Execution, i: number, kind: OpKind): string {
+  const { events } = execution;
+  const isStore = kind === OpKind.Store || kind === OpKind.StoreNow;
+  const lo = (isStore ? events.lo[i] : events.resultLo[i]) as number;
+  const hi = (isStore ? events.hi[i] : events.resultHi[i]) as number;
+  return show(lo, hi, events.wide[i] === 1 || isAddress(execution, lo, hi));
+}
+
+function isAddress(execution: Execution, lo: number, hi: number): boolean {
+  return hi === 0 && lo >= 4096 && execution.world.lifeOf(Math.min(lo, execution.heap.bytes - 8)) !== 0;
+}
+
+function show(lo: number, hi: number, hex: boolean): string {
+  if (hex) return `0x${hexU64(u64(hi, lo))}`;
+  const value = hi * TWO32 + lo;
+  // A small negative number of a 64-bit field.
+  if (hi === 0xffffffff) return String(lo - TWO32);
+  return String(value);
+}
+
+function stepText(execution: Execution, i: number, drain: boolean, name: string, text: string): string {
+  const { events } = execution;
+  const kind = events.kind[i] as OpKind;
+  const hex = events.wide[i] === 1;
+  const result = show(events.resultLo[i] as number, events.resultHi[i] as number, hex);
+  const operand = show(events.lo[i] as number, events.hi[i] as number, hex);
+  if (drain) return `${name} = ${operand} is visible`;
+  if (text !== "" && kind !== OpKind.Lifetime) return text;
+  switch (kind) {
+    case OpKind.Load:
+      return `READ(${name}) = ${result}`;
+    case OpKind.Await:
+      return `wait for ${name} (${result})`;
+    case OpKind.Store:
+      return `WRITE(${name}, ${operand})${execution.model === "tso" ? " (buffered)" : ""}`;
+    case OpKind.StoreNow:
+      return `WRITE(${name}, ${operand})`;
+    case OpKind.CompareExchange: {
+      const expected = show(events.expectedLo[i] as number, events.expectedHi[i] as number, hex);
+      const failed = result === expected ? "" : ` fails: ${result}`;
+      return `CMPXCHG(${name}, ${expected}, ${operand})${failed}`;
+    }
+    case OpKind.Exchange:
+      return `XCHG(${name}, ${operand}) = ${result}`;
+    case OpKind.Add:
+      return `ADD(${name}, ${operand}) was ${result}`;
+    case OpKind.And:
+      return `AND(${name}, ${operand}) was ${result}`;
+    case OpKind.Or:
+      return `OR(${name}, ${operand}) was ${result}`;
+    case OpKind.Acquire:
+    case OpKind.AcquireShared:
+      return `acquire(${name})`;
+    case OpKind.ReleaseShared:
+      return `release(${name})`;
+    case OpKind.Fence:
+      return "smp_mb()";
+    case OpKind.Choose:
+      return `choose ${result}`;
+    case OpKind.Lifetime:
+      return text === "" ? `${name} is in use again` : `${name}: ${text}`;
+    default:
+      return operationName(kind).toLowerCase();
+  }
+}
+
+// --- source places -------------------------------------------------------------------------------------------------
+
+const ENGINE_FOLDER = new URL(".", import.meta.url).pathname;
+
+/** The call stack of the running task, without the engine's own frames, innermost first. */
+function captureStack(): SourcePlace[] {
+  const prepare = Error.prepareStackTrace;
+  const limit = Error.stackTraceLimit;
+  Error.stackTraceLimit = 60;
+  let sites: NodeJS.CallSite[] = [];
+  Error.prepareStackTrace = (_error, callSites) => {
+    sites = callSites;
+    return "";
+  };
+  const holder: { stack?: string } = {};
+  Error.captureStackTrace(holder, captureStack);
+  void holder.stack;
+  Error.prepareStackTrace = prepare;
+  Error.stackTraceLimit = limit;
+  const places: SourcePlace[] = [];
+  for (const site of sites) {
+    const place = placeOf(site);
+    if (place !== null) places.push(place);
+  }
+  return places;
+}
+
+function placeOf(site: NodeJS.CallSite): SourcePlace | null {
+  const url = site.getFileName();
+  const name = site.getFunctionName();
+  if (!url || name === null || name === "next" || !url.startsWith("file:")) return null;
+  if (new URL(url).pathname.startsWith(ENGINE_FOLDER)) return null;
+  const mapped = originalPlace(url, site.getLineNumber() ?? 0, site.getColumnNumber() ?? 0);
+  return { function: kernelName(name), file: mapped.file, line: mapped.line };
+}
+
+function originalPlace(url: string, line: number, column: number): { file: string; line: number } {
+  const entry = findSourceMap(url)?.findEntry(line - 1, column - 1);
+  if (entry !== undefined && "originalSource" in entry) {
+    const file = entry.originalSource.startsWith("file:") ? fileURLToPath(entry.originalSource) : entry.originalSource;
+    return { file, line: entry.originalLine + 1 };
+  }
+  return { file: fileURLToPath(url), line };
+}
+
+/** `tdpMmuSetSpteAtomic` is `tdp_mmu_set_spte_atomic`. */
+export function kernelName(name: string): string {
+  const bare = name.split(".").at(-1) as string;
+  return bare.replace(/([a-z0-9])([A-Z])/g, "$1_$2").toLowerCase();
+}
