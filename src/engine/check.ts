@@ -34,6 +34,8 @@ export interface CheckOptions {
   readonly stepsMax?: number;
   /** Largest state graph; default 2,000,000. */
   readonly statesMax?: number;
+  /** The functions that diagrams name, as the kernel spells them; all when left out. */
+  readonly functions?: ReadonlySet<string>;
   /** Called now and then; true stops the check, which then says that it is incomplete. */
   readonly shouldStop?: (progress: Progress) => boolean;
   /** Awaited now and then, so that a caller can let other work happen. */
@@ -237,11 +239,13 @@ class Run<S> {
     const { steps, replay: shown } = this.replayed(candidate);
     const text = formatSchedule({ model, steps }, this.execution.world.tasksMax);
     const cycleFrom = lasso === undefined ? {} : { cycleFrom: lasso.prefix.length };
+    const { functions } = this.options;
+    const options = functions === undefined ? cycleFrom : { ...cycleFrom, functions };
     return {
       property: failure.property,
       message: failure.message,
       replay: text,
-      diagram: diagram(shown, `${failure.property}: ${failure.message}`, cycleFrom),
+      diagram: diagram(shown, `${failure.property}: ${failure.message}`, options),
       steps: shown.steps,
       ...cycleFrom,
     };

@@ -19,6 +19,8 @@ export interface DiagramOptions {
   readonly all?: boolean;
   /** From this step on, the schedule repeats for ever. */
   readonly cycleFrom?: number;
+  /** The functions to name, as the kernel spells them; all when left out. Helpers of the model itself say nothing to a reader. */
+  readonly functions?: ReadonlySet<string>;
 }
 
 export function diagram(replay: Replay, verdictLine: string, options: DiagramOptions = {}): string {
@@ -41,7 +43,7 @@ export function diagram(replay: Replay, verdictLine: string, options: DiagramOpt
   for (const step of all) {
     if (step.index === options.cycleFrom) lines.push(banner("from here on, for ever:"));
     if (!isShown(step, replay, options)) continue;
-    const where = functionOf(step);
+    const where = functionOf(step, options.functions);
     if (where !== "" && inFunction.get(step.cpu) !== where) {
       inFunction.set(step.cpu, where);
       put(step.cpu, `${where}():`);
@@ -59,10 +61,14 @@ function isShown(step: ReplayStep, replay: Replay, options: DiagramOptions): boo
 }
 
 /** The modelled function that made the step, not the primitive (a lock, a barrier) that it used. */
-function functionOf(step: ReplayStep): string {
-  const place = step.stack.find((frame) => !/[\\/](kernel|machine|engine)[\\/][^\\/]+$/.test(frame.file)) ?? step.stack[0];
-  return place?.function ?? "";
+function functionOf(step: ReplayStep, functions: ReadonlySet<string> | undefined): string {
+  const places = step.stack.filter((frame) => !PRIMITIVES.test(frame.file));
+  const known = functions === undefined ? places[0] : (places.find((frame) => functions.has(frame.function)) ?? places.at(-1));
+  return (known ?? step.stack[0])?.function ?? "";
 }
+
+/** Files whose functions are what modelled code is made of, not the code itself. */
+const PRIMITIVES = /[\\/](locks|rcu|wait-queue|interrupts)\.[jt]s$/;
 
 function banner(text: string): string {
   const side = Math.max(0, Math.floor((WIDTH - 4 - text.length) / 2));

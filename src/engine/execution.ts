@@ -24,7 +24,7 @@ import { PlainHistory } from "./plain-history.ts";
 import { type BufferedStore, contains, forward, StoreBuffer } from "./store-buffer.ts";
 import type { Task } from "./task.ts";
 import { TWO32 } from "./u64.ts";
-import type { Driver, World } from "./world.ts";
+import type { Death, Driver, World } from "./world.ts";
 
 export type MemoryModel = "sc" | "tso";
 
@@ -152,6 +152,7 @@ export class Execution implements Driver {
   private halt(task: Task, error: unknown): void {
     if (!(error instanceof Violation)) throw error;
     task.finished = true;
+    task.halted = true;
     task.body = null;
     this.fail(error.property, error.message, task.lane);
   }
@@ -220,6 +221,7 @@ export class Execution implements Driver {
   }
 
   private bufferAllows(lane: number, op: Operation<unknown>): boolean {
+    if (op.kind === OpKind.Fence) return (this.buffers[op.lo] as StoreBuffer).empty;
     const buffer = this.buffers[lane] as StoreBuffer;
     if (buffer.empty) return true;
     if (isDraining(op.kind)) return false;
@@ -268,7 +270,7 @@ export class Execution implements Driver {
     }
     const { op } = this.world.tasks[lane] as Task;
     if (this.model === "tso" && isDraining(op.kind)) {
-      const drained = this.laneLast[tasksMax + lane] as number;
+      const drained = this.laneLast[tasksMax + (op.kind === OpKind.Fence ? op.lo : lane)] as number;
       if (drained >= 0) this.join(row, drained);
     }
     if (op.kind === OpKind.Join) {
@@ -344,7 +346,7 @@ export class Execution implements Driver {
     events.logMark[i] = task.logMark;
     op.resultLo = 0;
     op.resultHi = 0;
-    let death: string | null = null;
+    let death: Death | null = null;
     if (op.kind <= OpKind.ReleaseShared) death = this.accessMemory(i, op, lane);
     else this.performOther(i, op, task);
     events.resultLo[i] = op.resultLo;
@@ -354,12 +356,12 @@ export class Execution implements Driver {
     task.record(op.resultLo, op.resultHi);
     if (op.kind === OpKind.Spawn) this.startTask(this.world.tasks[op.lo] as Task);
     if (death !== null) {
-      throw new Violation("use-after-free", `access to ${this.world.nameOf(op.addr)}: ${death}`);
+      throw new Violation(death.property, `access to ${this.world.nameOf(op.addr)}: ${death.because}`);
     }
   }
 
   /** Returns why the access is not allowed, or null. */
-  private accessMemory(i: number, op: Operation<unknown>, lane: number): string | null {
+  private accessMemory(i: number, op: Operation<unknown>, lane: number): Death | null {
     const { events, world } = this;
     const life = world.lifeOf(op.addr);
     if (world.isMortal(life)) {
@@ -484,7 +486,7 @@ export class Execution implements Driver {
     events.lifeAccess[i] = AccessClass.Write;
     this.orderAfter(i, location, events.lifeAccess, AccessClass.Write, -1);
     this.history.append(location, i);
-    const state = world.lifeState(op.text);
+    const state = op.lo;
     const old = heap.read(life, 8);
     op.resultLo = old;
     this.checkPlainRace(i, life, 8, AccessClass.Write, task.lane);

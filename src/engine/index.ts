@@ -56,7 +56,7 @@ export {
 } from "./ops.ts";
 export { assertThat, makeWorld, type Program, program, type Results } from "./program.ts";
 export { Random } from "./random.ts";
-export { kernelName, type Replay, type ReplayStep, replay, type SourcePlace } from "./replay.ts";
+export { kernelName, QUIET, type Replay, type ReplayStep, replay, type SourcePlace } from "./replay.ts";
 export { formatSchedule, parseSchedule, type Schedule, type Step } from "./schedule.ts";
 export type { BodyFactory, Task, TaskBody } from "./task.ts";
 export * from "./u64.ts";

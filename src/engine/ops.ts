@@ -27,9 +27,14 @@ function withOperand<T>(kind: OpKind, cell: Cell<T>, value: T): Operation<T> {
   return op;
 }
 
-/** Marked load. */
-export function load<T>(cell: Cell<T>): Operation<T> {
-  return begin(cell.world, OpKind.Load, cell);
+/**
+ * Marked load.
+ * @param text what a diagram says instead of the bare access
+ */
+export function load<T>(cell: Cell<T>, text = ""): Operation<T> {
+  const op = begin(cell.world, OpKind.Load, cell);
+  op.text = text;
+  return op;
 }
 
 /**
@@ -43,18 +48,23 @@ export function store<T>(cell: Cell<T>, value: T, text = ""): Operation<T> {
 }
 
 /** A store that all see at once and that orders nothing: for the machine's own bookkeeping. */
-export function storeNow<T>(cell: Cell<T>, value: T): Operation<T> {
-  return withOperand(OpKind.StoreNow, cell, value);
+export function storeNow<T>(cell: Cell<T>, value: T, text = ""): Operation<T> {
+  const op = withOperand(OpKind.StoreNow, cell, value);
+  op.text = text;
+  return op;
 }
 
 /** Locked exchange; the result is the old value. */
-export function exchange<T>(cell: Cell<T>, value: T): Operation<T> {
-  return withOperand(OpKind.Exchange, cell, value);
+export function exchange<T>(cell: Cell<T>, value: T, text = ""): Operation<T> {
+  const op = withOperand(OpKind.Exchange, cell, value);
+  op.text = text;
+  return op;
 }
 
 /** Locked add, modulo the cell's size; the result is the old value. */
-export function fetchAdd(cell: Cell, value: number): Operation<number> {
+export function fetchAdd(cell: Cell, value: number, text = ""): Operation<number> {
   const op = begin(cell.world, OpKind.Add, cell);
+  op.text = text;
   op.lo = value >>> 0;
   op.hi = Math.floor(value / 0x1_0000_0000) >>> 0;
   return op;
@@ -71,8 +81,9 @@ export function fetchOr<T>(cell: Cell<T>, mask: T): Operation<T> {
 }
 
 /** Locked compare-exchange; the result is the value found: `expected` if and only if it was replaced. */
-export function compareExchange<T>(cell: Cell<T>, expected: T, replacement: T): Operation<T> {
+export function compareExchange<T>(cell: Cell<T>, expected: T, replacement: T, text = ""): Operation<T> {
   const op = withOperand(OpKind.CompareExchange, cell, replacement);
+  op.text = text;
   op.setExpected(expected as number | U64);
   return op;
 }
@@ -110,9 +121,14 @@ export function releaseShared(cell: Cell, update: Update, text = ""): Operation<
   return op;
 }
 
-/** Full memory barrier. */
-export function fence(world: World): Operation<number> {
-  return begin(world, OpKind.Fence, null) as Operation<number>;
+/**
+ * Full memory barrier: waits until the own store buffer is empty.
+ * @param of wait for the buffer of this task instead: what an interrupt does to the CPU that it hits
+ */
+export function fence(world: World, of: Task | null = null): Operation<number> {
+  const op = begin(world, OpKind.Fence, null) as Operation<number>;
+  op.lo = of === null ? op.task.lane : of.lane;
+  return op;
 }
 
 /** Any number from 0 to `n - 1`; each is explored. */
@@ -155,18 +171,23 @@ export function join(world: World, task: Task): Operation<number> {
 }
 
 /**
- * Ends the life of the object at `addr`: any access to it that does not come before is a failure, with `reason` in the
- * report ("freed"). {@link revive} takes that back.
+ * Ends the life of the object at `addr`: any access to it that does not come before is a failure. {@link revive} takes that back.
+ * @param because completes "access to X: ..." ("freed")
+ * @param property the property that such an access violates
  */
-export function retire(world: World, addr: number, reason: string): Operation<number> {
+export function retire(world: World, addr: number, because: string, property = "use-after-free"): Operation<number> {
   const op = begin(world, OpKind.Lifetime, null) as Operation<number>;
   op.addr = addr;
-  op.text = reason;
+  op.text = because;
+  op.lo = world.lifeState({ property, because });
   return op;
 }
 
 export function revive(world: World, addr: number): Operation<number> {
-  return retire(world, addr, "");
+  const op = begin(world, OpKind.Lifetime, null) as Operation<number>;
+  op.addr = addr;
+  op.lo = world.lifeState(null);
+  return op;
 }
 
 /**

@@ -62,12 +62,13 @@ export function finish<S>(program: Program<S>, state: S, execution: Execution): 
   const waiting = tasks.filter((task) => task.started && !task.finished && !task.daemon);
   const first = waiting[0];
   if (first !== undefined) {
-    if (!program.mayBlock) {
+    if (!program.mayBlock && !tasks.some((task) => task.halted)) {
       const what = waiting.map((task) => `${task.name} waits for ${execution.world.nameOf(task.op.addr)}`);
       execution.failAtEnd("deadlock", what.join("; "), first.lane);
     }
     return "waiting";
   }
+  if (tasks.some((task) => task.halted)) return "complete";
   const results: Results = Object.fromEntries(tasks.map((task) => [task.name, task.value]));
   const verdict = program.final?.(state, results);
   if (verdict === false) execution.failAtEnd("final", "the final predicate is false", -1);

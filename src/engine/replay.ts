@@ -19,6 +19,9 @@ export interface SourcePlace {
   readonly line: number;
 }
 
+/** As the text of an operation: bookkeeping that a diagram leaves out (reference counts, say). */
+export const QUIET = "-";
+
 /** One step of a replayed execution. */
 export interface ReplayStep {
   readonly index: number;
@@ -37,7 +40,7 @@ export interface ReplayStep {
   readonly text: string;
   /** Where it was asked for, innermost first; empty for drains. */
   readonly stack: readonly SourcePlace[];
-  /** The step touches something that another task touches too in this execution. */
+  /** The step touches something that another task touches too in this execution, and is not marked {@link QUIET}. */
   readonly shared: boolean;
 }
 
@@ -143,7 +146,7 @@ function describe(execution: Execution, taken: readonly Taken[], plain: readonly
       value: valueOf(execution, i, kind),
       text: stepText(execution, i, drain, name, taken[i]?.text ?? ""),
       stack: taken[i]?.stack ?? [],
-      shared: accesses(kind) && placesOf(execution, events.addr[i] as number).some((place) => shared.has(place)),
+      shared: accesses(kind) && taken[i]?.text !== QUIET && placesOf(execution, events.addr[i] as number).some((place) => shared.has(place)),
     });
   }
   return steps;
@@ -248,6 +251,7 @@ function show(lo: number, hi: number, hex: boolean): string {
   return String(value);
 }
 
+/** What a diagram says of a step. Reads are written as comparisons, writes as assignments. */
 function stepText(execution: Execution, i: number, drain: boolean, name: string, text: string): string {
   const { events } = execution;
   const kind = events.kind[i] as OpKind;
@@ -255,29 +259,30 @@ function stepText(execution: Execution, i: number, drain: boolean, name: string,
   const result = show(events.resultLo[i] as number, events.resultHi[i] as number, hex);
   const operand = show(events.lo[i] as number, events.hi[i] as number, hex);
   if (drain) return `${name} = ${operand} is visible`;
-  if (text !== "" && kind !== OpKind.Lifetime) return text;
+  if (kind === OpKind.Lifetime) return text === "" ? `${name} is in use again` : `${name}: ${text}`;
+  if (text !== "" && text !== QUIET) return text;
   switch (kind) {
     case OpKind.Load:
-      return `READ(${name}) = ${result}`;
+      return `${name} == ${result}`;
     case OpKind.Await:
-      return `wait for ${name} (${result})`;
+      return `wait: ${name} == ${result}`;
     case OpKind.Store:
-      return `WRITE(${name}, ${operand})${execution.model === "tso" ? " (buffered)" : ""}`;
+      return `${name} = ${operand}${execution.model === "tso" ? "  (buffered)" : ""}`;
     case OpKind.StoreNow:
-      return `WRITE(${name}, ${operand})`;
+      return `${name} = ${operand}`;
     case OpKind.CompareExchange: {
       const expected = show(events.expectedLo[i] as number, events.expectedHi[i] as number, hex);
       const failed = result === expected ? "" : ` fails: ${result}`;
-      return `CMPXCHG(${name}, ${expected}, ${operand})${failed}`;
+      return `cmpxchg(${name}, ${expected}, ${operand})${failed}`;
     }
     case OpKind.Exchange:
-      return `XCHG(${name}, ${operand}) = ${result}`;
+      return `xchg(${name}, ${operand}) == ${result}`;
     case OpKind.Add:
-      return `ADD(${name}, ${operand}) was ${result}`;
+      return `xadd(${name}, ${operand}) == ${result}`;
     case OpKind.And:
-      return `AND(${name}, ${operand}) was ${result}`;
+      return `and(${name}, ${operand}), was ${result}`;
     case OpKind.Or:
-      return `OR(${name}, ${operand}) was ${result}`;
+      return `or(${name}, ${operand}), was ${result}`;
     case OpKind.Acquire:
     case OpKind.AcquireShared:
       return `acquire(${name})`;
@@ -287,8 +292,6 @@ function stepText(execution: Execution, i: number, drain: boolean, name: string,
       return "smp_mb()";
     case OpKind.Choose:
       return `choose ${result}`;
-    case OpKind.Lifetime:
-      return text === "" ? `${name} is in use again` : `${name}: ${text}`;
     default:
       return operationName(kind).toLowerCase();
   }

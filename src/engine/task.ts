@@ -52,6 +52,8 @@ export class Task {
   /** The task has asked for its first operation, or ended without one. */
   started = false;
   finished = false;
+  /** It violated a property and went no further; whoever waits for it waits in vain, which is no finding. */
+  halted = false;
   value: unknown = undefined;
   /** Operations completed. */
   completed = 0;
@@ -220,6 +222,7 @@ export class Task {
   private dropBody(): void {
     this.body = null;
     this.finished = false;
+    this.halted = false;
     this.value = undefined;
     this.op.abandon();
   }

@@ -41,6 +41,16 @@ export interface ObjectInfo {
   readonly describe: ((offset: number) => string) | null;
 }
 
+/** Why an object may not be touched, and the property that a touch violates. */
+export interface Death {
+  readonly property: string;
+  readonly because: string;
+}
+
+const NEVER_ALLOCATED: Death = { property: "use-after-free", because: "use of an object that is not allocated" };
+const NULL_POINTER: Death = { property: "null-dereference", because: "NULL pointer dereference" };
+const WILD_POINTER: Death = { property: "wild-pointer", because: "no object is there" };
+
 /** Bytes before each object that may be freed: the word that tells whether it lives. */
 const HEADER_BYTES = 16;
 
@@ -81,7 +91,7 @@ export class World {
   private readonly headers: Int32Array;
   private readonly objects = new Map<number, ObjectInfo>();
   private readonly staticObjects: ObjectInfo[] = [];
-  private readonly reasons: string[] = ["", "", ""];
+  private readonly deaths: Death[] = [NEVER_ALLOCATED, NEVER_ALLOCATED, NEVER_ALLOCATED];
   private readonly spawnLanes = new Map<string, number>();
 
   constructor(options: WorldOptions = {}) {
@@ -128,16 +138,17 @@ export class World {
 
   /**
    * Memory for an object: from the static part during set-up, from the running task's arena otherwise. Zeroed, or a
-   * copy of `template`. Objects are granule-aligned; those of a page or more are page-aligned.
+   * copy of `template`.
    * @param describe names the fields inside, for reports
+   * @param align bytes to align to; by default a granule, or a page for objects of a page or more
    */
   allocate(
     bytes: number,
     name: string,
     describe: ((offset: number) => string) | null = null,
     template: Uint32Array | null = null,
+    align = bytes >= PAGE_SIZE ? PAGE_SIZE : 8,
   ): number {
-    const align = bytes >= PAGE_SIZE ? PAGE_SIZE : 8;
     const task = this.current;
     const next = task === null ? this.staticNext : task.arenaNext;
     const addr = roundUp(next + HEADER_BYTES, align);
@@ -172,21 +183,19 @@ export class World {
   }
 
   /** Why the object around `addr` may not be touched now; null when it may. */
-  deathOf(addr: number): string | null {
+  deathOf(addr: number): Death | null {
     const life = this.lifeOf(addr);
-    if (life === 0) return addr < PAGE_SIZE ? "NULL pointer dereference" : "wild pointer";
+    if (life === 0) return addr < PAGE_SIZE ? NULL_POINTER : WILD_POINTER;
     const state = this.heap.words[life >>> 2] as number;
     if (state === LIVE || state === IMMORTAL) return null;
-    return state === 0 ? "use of an object that is not allocated" : (this.reasons[state] as string);
+    return this.deaths[state] as Death;
   }
 
-  /** The number that stands for `reason` in a life word; the empty reason means that the object lives. */
-  lifeState(reason: string): number {
-    if (reason === "") return LIVE;
-    const known = this.reasons.indexOf(reason);
-    if (known >= 0) return known;
-    this.reasons.push(reason);
-    return this.reasons.length - 1;
+  /** The life word of an object that has died that way; null stands for one that lives. */
+  lifeState(death: Death | null): number {
+    if (death === null) return LIVE;
+    const known = this.deaths.findIndex(({ property, because }) => property === death.property && because === death.because);
+    return known >= 0 ? known : this.deaths.push(death) - 1;
   }
 
   // --- plain accesses ------------------------------------------------------------------------------------------
@@ -220,7 +229,7 @@ export class World {
 
   private checkAlive(addr: number, what: string): void {
     const death = this.deathOf(addr);
-    if (death !== null) throw new Violation("use-after-free", `${what} of ${this.nameOf(addr)}: ${death}`);
+    if (death !== null) throw new Violation(death.property, `${what} of ${this.nameOf(addr)}: ${death.because}`);
   }
 
   // --- reports -------------------------------------------------------------------------------------------------
@@ -249,6 +258,7 @@ export class World {
 
 function joinName(object: string, field: string): string {
   if (field === "") return object;
+  if (object === "") return field;
   return field.startsWith("[") ? object + field : `${object}->${field}`;
 }
 

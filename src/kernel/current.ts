@@ -1,0 +1,137 @@
+/**
+ * `current`: what a kernel thread knows about itself.
+ *
+ * It follows from the thread's own course (locks taken, preemption and interrupts disabled, read-side sections open), so it lives
+ * in the task and not in shared memory. From it come the checks that lockdep and might_sleep() make: a lock released by
+ * somebody else, sleeping in atomic context, an inverted lock order, a lock still held at the end.
+ */
+import { assertThat, type Task, UsageError, Violation, type World } from "../engine/index.ts";
+
+/** How a held lock was taken. */
+export type HeldAs = "exclusive" | "shared";
+
+/** Anything that can be held: a lock, by identity. */
+export interface Lockable {
+  readonly name: string;
+  readonly addr: number;
+}
+
+interface Held {
+  readonly lock: Lockable;
+  readonly as: HeldAs;
+  /** A spinning lock, held with preemption off. */
+  readonly atomic: boolean;
+}
+
+export class Current {
+  readonly task: Task;
+  /** The CPU that the thread runs on; each thread has one of its own, unless the scenario says otherwise. */
+  readonly cpu: number;
+  /** Locks and get_cpu() sections that keep preemption off. */
+  preemptCount = 0;
+  /** local_irq_disable() depth: 0 or 1. */
+  irqsDisabled = false;
+  /** Open rcu_read_lock() sections. */
+  rcuDepth = 0;
+  private readonly held: Held[] = [];
+  private readonly order: LockOrder;
+
+  constructor(task: Task, order: LockOrder) {
+    this.task = task;
+    this.cpu = task.lane;
+    this.order = order;
+  }
+
+  /** Notes that a lock is about to be taken. */
+  acquire(lock: Lockable, as: HeldAs, atomic: boolean): void {
+    const again = this.held.find((held) => held.lock.addr === lock.addr);
+    if (again !== undefined && !(again.as === "shared" && as === "shared")) {
+      // It will wait for itself; the engine reports the deadlock. The order says nothing new.
+      return;
+    }
+    for (const held of this.held) this.order.note(held.lock, lock);
+    this.held.push({ lock, as, atomic });
+    if (atomic) this.preemptCount++;
+  }
+
+  /** Notes that a lock is about to be released. @throws Violation when it is not held that way */
+  release(lock: Lockable, as: HeldAs): void {
+    const at = this.held.findLastIndex((held) => held.lock.addr === lock.addr && held.as === as);
+    if (at < 0) throw new Violation("lock-imbalance", `${lock.name} is released by ${this.task.name}, which does not hold it`);
+    const [held] = this.held.splice(at, 1) as [Held];
+    if (held.atomic) this.preemptCount--;
+  }
+
+  holds(lock: Lockable, as?: HeldAs): boolean {
+    return this.held.some((held) => held.lock.addr === lock.addr && (as === undefined || held.as === as));
+  }
+
+  get heldLocks(): readonly Lockable[] {
+    return this.held.map((held) => held.lock);
+  }
+
+  /** might_sleep(): @throws Violation in atomic context */
+  mightSleep(what: string): void {
+    const why = this.atomicBecause();
+    assertThat(why === null, `${what} may sleep, but ${this.task.name} ${why}`, "sleeping-in-atomic");
+  }
+
+  private atomicBecause(): string | null {
+    const spinning = this.held.find((held) => held.atomic);
+    if (spinning !== undefined) return `holds ${spinning.lock.name}`;
+    if (this.irqsDisabled) return "has interrupts disabled";
+    if (this.rcuDepth > 0) return "is in an RCU read-side section";
+    return this.preemptCount > 0 ? "has preemption disabled" : null;
+  }
+
+  /** Called when a thread ends. @throws Violation when it still holds something */
+  checkExit(): void {
+    const lock = this.held[0]?.lock;
+    assertThat(lock === undefined, `${this.task.name} ends and still holds ${lock?.name}`, "lock-held-at-exit");
+    assertThat(this.rcuDepth === 0, `${this.task.name} ends inside an RCU read-side section`, "rcu-imbalance");
+    assertThat(!this.irqsDisabled, `${this.task.name} ends with interrupts disabled`, "irq-imbalance");
+  }
+}
+
+/**
+ * The order in which locks have been taken while others were held, over all executions of a world: an order once seen
+ * stays known, as in lockdep. Two locks taken in both orders can deadlock.
+ */
+export class LockOrder {
+  private readonly after = new Map<string, Set<string>>();
+
+  note(held: Lockable, taken: Lockable): void {
+    if (held.name === taken.name) return;
+    const already = this.after.get(held.name);
+    if (already?.has(taken.name)) return;
+    if (this.reaches(taken.name, held.name)) {
+      const message = `${taken.name} is taken while ${held.name} is held; elsewhere it is the other way round`;
+      throw new Violation("lock-order", message);
+    }
+    if (already === undefined) this.after.set(held.name, new Set([taken.name]));
+    else already.add(taken.name);
+  }
+
+  private reaches(from: string, to: string): boolean {
+    const seen = new Set<string>([from]);
+    const queue = [from];
+    for (const name of queue) {
+      if (name === to) return true;
+      for (const next of this.after.get(name) ?? []) {
+        if (seen.has(next)) continue;
+        seen.add(next);
+        queue.push(next);
+      }
+    }
+    return false;
+  }
+}
+
+/** The running thread's `current`. */
+export function current(world: World): Current {
+  const task = world.current;
+  if (task === null || !(task.local instanceof Current)) {
+    throw new UsageError("kernel code runs outside a kernel thread: call bootKernel(world) in the program's setup");
+  }
+  return task.local;
+}

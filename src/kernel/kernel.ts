@@ -1,0 +1,26 @@
+/** The kernel that lends KVM its services: one for each world. */
+import type { Steps, World } from "../engine/index.ts";
+import { Current, current, LockOrder } from "./current.ts";
+import { Rcu } from "./rcu.ts";
+import { ThreadStates } from "./wait-queue.ts";
+
+export class Kernel {
+  readonly world: World;
+  readonly rcu: Rcu;
+  readonly states: ThreadStates;
+
+  constructor(world: World) {
+    this.world = world;
+    this.rcu = new Rcu(world);
+    this.states = new ThreadStates(world);
+    const order = new LockOrder();
+    world.makeLocal = (task) => new Current(task, order);
+  }
+}
+
+/** A kernel thread's body: what it does, and the checks at its end. */
+export function* kthread<T>(world: World, body: Steps<T>): Steps<T> {
+  const value = yield* body;
+  current(world).checkExit();
+  return value;
+}

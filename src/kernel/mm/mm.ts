@@ -1,0 +1,297 @@
+/**
+ * The host's memory management of the VMM's process: mappings, page tables, faults, and the MMU notifiers that tell secondary users.
+ *
+ * Stands for what KVM relies on of mm/: mmap_lock, VMAs, the process's page tables, get_user_pages (fast and slow), munmap(), mprotect(),
+ * madvise(MADV_DONTNEED). Page tables are two levels of 512 entries, a table of 4K entries for each 2M of the mapped window and one of 2M
+ * entries above; the upper levels of real ones never change while a process lives and are left out. An entry is
+ *
+ *     bits 12..51  frame        bit 7  huge (in the upper table)      bit 1  writable      bit 0  present
+ *
+ * Order in munmap() and madvise(), as the contract of the notifiers allows at its widest: start(), entries cleared, frames freed, end().
+ */
+import {
+  assert,
+  Cell,
+  exchange,
+  load,
+  type Steps,
+  Struct,
+  store,
+  u53,
+  type View,
+  type World,
+} from "../../engine/index.ts";
+import { type Hva, hva, PAGE_SIZE, type Pfn } from "../../machine/index.ts";
+import { current } from "../current.ts";
+import { RwLock, readLock, readUnlock, SpinLock, spinLock, spinUnlock, writeLock, writeUnlock } from "../locks.ts";
+import { allowFrame, type PageFrames, putPage, revokeFrame, tryGetPage } from "./page.ts";
+
+export const PROT_NONE = 0;
+export const PROT_READ = 1;
+export const PROT_WRITE = 2;
+
+/** Why the host mm invalidates (enum mmu_notifier_event). */
+export const MMU_NOTIFY_UNMAP = 0;
+export const MMU_NOTIFY_CLEAR = 1;
+export const MMU_NOTIFY_PROTECTION_VMA = 2;
+export const MMU_NOTIFY_PROTECTION_PAGE = 3;
+
+/** struct mmu_notifier_range; `end` is exclusive. */
+export interface NotifierRange {
+  readonly start: Hva;
+  readonly end: Hva;
+  readonly event: number;
+}
+
+/** struct mmu_notifier_ops: what a secondary user registers. */
+export interface MmuNotifierOps {
+  invalidateRangeStart(range: NotifierRange): Steps<void>;
+  invalidateRangeEnd(range: NotifierRange): Steps<void>;
+}
+
+/** What get_user_pages found. */
+export interface UserPage {
+  readonly pfn: Pfn;
+  readonly writable: boolean;
+  /** Level of the host's mapping: 1 for 4K, 2 for 2M. */
+  readonly level: number;
+}
+
+const VMA = new Struct("vm_area_struct", { vm_start: u53, vm_end: u53, vm_prot: u53 });
+type Vma = View<{ vm_start: typeof u53; vm_end: typeof u53; vm_prot: typeof u53 }>;
+
+const PTE_PRESENT = 1;
+const PTE_WRITABLE = 2;
+const PTE_HUGE = 0x80;
+const ENTRIES = 512;
+const PMD_SIZE = PAGE_SIZE * ENTRIES;
+
+const pteFrame = (pte: number): Pfn => Math.floor(pte / PAGE_SIZE) as Pfn;
+const makePte = (frame: Pfn, writable: boolean, huge = false): number =>
+  frame * PAGE_SIZE + PTE_PRESENT + (writable ? PTE_WRITABLE : 0) + (huge ? PTE_HUGE : 0);
+
+export class Mm {
+  readonly world: World;
+  readonly frames: PageFrames;
+  readonly mmapLock: RwLock;
+  readonly pageTableLock: SpinLock;
+  /** Registered before any thread runs; the list does not change. */
+  readonly notifiers: MmuNotifierOps[] = [];
+  /** The window of addresses that the page tables cover. */
+  readonly base: Hva;
+  readonly pages: number;
+  private readonly vmas: Vma[] = [];
+  private readonly pmds: number;
+  private readonly ptes: number;
+
+  /** @param pages size of the window in 4K pages; `base` is 2M-aligned */
+  constructor(world: World, frames: PageFrames, base: Hva, pages: number) {
+    assert(base % PMD_SIZE === 0, "the window of an mm is 2M-aligned");
+    this.world = world;
+    this.frames = frames;
+    this.base = base;
+    this.pages = pages;
+    this.mmapLock = new RwLock(world, "mm->mmap_lock", true);
+    this.pageTableLock = new SpinLock(world, "mm->page_table_lock");
+    const tables = Math.ceil(pages / ENTRIES);
+    const label = (level: string, size: number) => (offset: number) => `${level}[${(base + (offset / 8) * size).toString(16)}]`;
+    this.pmds = world.allocate(8 * tables, "", label("pmd", PMD_SIZE));
+    this.ptes = world.allocate(8 * pages, "", label("pte", PAGE_SIZE));
+  }
+
+  private indexOf(addr: Hva): number {
+    const index = Math.floor((addr - this.base) / PAGE_SIZE);
+    assert(index >= 0 && index < this.pages, `0x${addr.toString(16)} is outside the process's window`);
+    return index;
+  }
+
+  pteOf(addr: Hva): Cell {
+    return new Cell<number>(this.world, this.ptes + 8 * this.indexOf(addr), 8, false);
+  }
+
+  pmdOf(addr: Hva): Cell {
+    return new Cell<number>(this.world, this.pmds + 8 * Math.floor(this.indexOf(addr) / ENTRIES), 8, false);
+  }
+
+  // --- set-up ----------------------------------------------------------------------------------------------------
+
+  /** Maps [start, end) during set-up, without any page in it. */
+  addVma(start: Hva, end: Hva, prot: number): void {
+    const vma = VMA.allocate(this.world, `vma[0x${start.toString(16)}]`);
+    vma.vm_start.value = start;
+    vma.vm_end.value = end;
+    vma.vm_prot.value = prot;
+    this.vmas.push(vma);
+  }
+
+  /** Puts a frame at `addr` during set-up; returns it. */
+  populate(addr: Hva, writable = true): Pfn {
+    const frame = this.frames.allocate(`frame@${addr.toString(16)}`);
+    this.pteOf(addr).value = makePte(frame, writable);
+    return frame;
+  }
+
+  // --- lookups -----------------------------------------------------------------------------------------------------
+
+  /** vma_lookup(): under mmap_lock. */
+  private vmaAt(addr: Hva): Vma | null {
+    for (const vma of this.vmas) {
+      if (addr >= vma.vm_start.value && addr < vma.vm_end.value) return vma;
+    }
+    return null;
+  }
+
+  protAt(addr: Hva): number {
+    return this.vmaAt(addr)?.vm_prot.value ?? PROT_NONE;
+  }
+
+  *changeVma(start: Hva, end: Hva, prot: number): Steps<void> {
+    assert(current(this.world).holds(this.mmapLock, "exclusive"), "VMAs change under mmap_lock held for write");
+    for (const vma of this.vmas) {
+      const inside = vma.vm_start.value >= start && vma.vm_end.value <= end;
+      if (inside) vma.vm_prot.value = prot;
+    }
+  }
+}
+
+// --- get_user_pages --------------------------------------------------------------------------------------------------
+
+/**
+ * get_user_pages_fast_only(): looks at the page tables with interrupts off and no lock. The frame may be unmapped and freed at any moment,
+ * so a reference is taken only if there is one left, and the entry is read again afterwards.
+ */
+export function* getUserPageFast(mm: Mm, addr: Hva, write: boolean): Steps<UserPage | null> {
+  const pmd = yield* load(mm.pmdOf(addr));
+  if ((pmd & PTE_HUGE) !== 0) {
+    if (write && (pmd & PTE_WRITABLE) === 0) return null;
+    const frame = (pteFrame(pmd) + (Math.floor((addr - mm.base) / PAGE_SIZE) % ENTRIES)) as Pfn;
+    return yield* grabStable(mm, mm.pmdOf(addr), pmd, frame, 2);
+  }
+  const cell = mm.pteOf(addr);
+  const pte = yield* load(cell);
+  if ((pte & PTE_PRESENT) === 0 || (write && (pte & PTE_WRITABLE) === 0)) return null;
+  return yield* grabStable(mm, cell, pte, pteFrame(pte), 1);
+}
+
+function* grabStable(mm: Mm, cell: Cell, entry: number, frame: Pfn, level: number): Steps<UserPage | null> {
+  if (!(yield* tryGetPage(mm.frames, frame))) return null;
+  if ((yield* load(cell)) !== entry) {
+    yield* putPage(mm.frames, frame);
+    return null;
+  }
+  return { pfn: frame, writable: (entry & PTE_WRITABLE) !== 0, level };
+}
+
+/** get_user_pages_unlocked(): under mmap_lock; brings the page in if need be. Null when the address is not mapped that way. */
+export function* getUserPage(mm: Mm, addr: Hva, write: boolean): Steps<UserPage | null> {
+  const fast = yield* getUserPageFast(mm, addr, write);
+  if (fast !== null) return fast;
+  yield* readLock(mm.mmapLock);
+  const page = yield* followOrFault(mm, addr, write);
+  yield* readUnlock(mm.mmapLock);
+  return page;
+}
+
+function* followOrFault(mm: Mm, addr: Hva, write: boolean): Steps<UserPage | null> {
+  const prot = mm.protAt(addr);
+  if ((prot & (write ? PROT_WRITE : PROT_READ)) === 0) return null;
+  const cell = mm.pteOf(addr);
+  yield* spinLock(mm.pageTableLock);
+  let pte = yield* load(cell);
+  if ((pte & PTE_PRESENT) === 0) {
+    // do_anonymous_page(): a fresh zeroed frame, mapped as the VMA allows.
+    const frame = mm.frames.allocate(`frame@${addr.toString(16)}`);
+    pte = makePte(frame, (prot & PROT_WRITE) !== 0);
+    yield* store(cell, pte);
+  } else if (write && (pte & PTE_WRITABLE) === 0) {
+    pte = makePte(pteFrame(pte), true);
+    yield* store(cell, pte);
+  }
+  const frame = pteFrame(pte);
+  const got = yield* tryGetPage(mm.frames, frame);
+  yield* spinUnlock(mm.pageTableLock);
+  assert(got, "a mapped frame has no reference");
+  return { pfn: frame, writable: (pte & PTE_WRITABLE) !== 0, level: 1 };
+}
+
+// --- changing mappings -----------------------------------------------------------------------------------------------
+
+function* notifyStart(mm: Mm, range: NotifierRange): Steps<void> {
+  for (const ops of mm.notifiers) yield* ops.invalidateRangeStart(range);
+}
+
+function* notifyEnd(mm: Mm, range: NotifierRange): Steps<void> {
+  for (const ops of mm.notifiers) yield* ops.invalidateRangeEnd(range);
+}
+
+/** From the moment when start() has returned, nobody may touch what is mapped in the range. */
+function* revokeRange(mm: Mm, range: NotifierRange, because: string): Steps<void> {
+  for (let addr = range.start; addr < range.end; addr = hva(addr + PAGE_SIZE)) {
+    const pte = yield* load(mm.pteOf(addr));
+    if ((pte & PTE_PRESENT) !== 0) yield* revokeFrame(mm.frames, pteFrame(pte), because);
+  }
+}
+
+/** zap_page_range_single(): start(), clear the entries, free the frames, end(). */
+function* zapRange(mm: Mm, range: NotifierRange, because: string): Steps<void> {
+  yield* notifyStart(mm, range);
+  yield* revokeRange(mm, range, because);
+  yield* spinLock(mm.pageTableLock);
+  const freed: Pfn[] = [];
+  for (let addr = range.start; addr < range.end; addr = hva(addr + PAGE_SIZE)) {
+    const pte = yield* exchange(mm.pteOf(addr), 0);
+    if ((pte & PTE_PRESENT) !== 0) freed.push(pteFrame(pte));
+  }
+  yield* spinUnlock(mm.pageTableLock);
+  for (const frame of freed) yield* putPage(mm.frames, frame);
+  yield* notifyEnd(mm, range);
+}
+
+/** madvise(MADV_DONTNEED): the pages go, the mapping stays. */
+export function* madviseDontneed(mm: Mm, start: Hva, end: Hva): Steps<void> {
+  yield* readLock(mm.mmapLock);
+  yield* zapRange(mm, { start, end, event: MMU_NOTIFY_CLEAR }, "madvise(MADV_DONTNEED)");
+  yield* readUnlock(mm.mmapLock);
+}
+
+/** munmap(): the mapping goes, then its pages. */
+export function* munmap(mm: Mm, start: Hva, end: Hva): Steps<void> {
+  yield* writeLock(mm.mmapLock);
+  yield* mm.changeVma(start, end, PROT_NONE);
+  yield* zapRange(mm, { start, end, event: MMU_NOTIFY_UNMAP }, "munmap()");
+  yield* writeUnlock(mm.mmapLock);
+}
+
+/** mmap(MAP_FIXED) of fresh anonymous memory over what was there. */
+export function* mmapFixed(mm: Mm, start: Hva, end: Hva, prot: number): Steps<void> {
+  yield* writeLock(mm.mmapLock);
+  yield* zapRange(mm, { start, end, event: MMU_NOTIFY_UNMAP }, "mmap(MAP_FIXED)");
+  yield* mm.changeVma(start, end, prot);
+  yield* writeUnlock(mm.mmapLock);
+}
+
+/** mprotect(): PROT_NONE takes the pages away from secondary users; other protections give them (back). */
+export function* mprotect(mm: Mm, start: Hva, end: Hva, prot: number): Steps<void> {
+  yield* writeLock(mm.mmapLock);
+  yield* mm.changeVma(start, end, prot);
+  const range: NotifierRange = { start, end, event: MMU_NOTIFY_PROTECTION_VMA };
+  yield* notifyStart(mm, range);
+  if (prot === PROT_NONE) yield* revokeRange(mm, range, "mprotect(PROT_NONE)");
+  yield* spinLock(mm.pageTableLock);
+  for (let addr = start; addr < end; addr = hva(addr + PAGE_SIZE)) yield* protectPage(mm, addr, prot);
+  yield* spinUnlock(mm.pageTableLock);
+  yield* notifyEnd(mm, range);
+  yield* writeUnlock(mm.mmapLock);
+}
+
+/** Frames of pages that mprotect(PROT_NONE) hides stay in their entries, as in Linux; only the present bit goes. */
+function* protectPage(mm: Mm, addr: Hva, prot: number): Steps<void> {
+  const cell = mm.pteOf(addr);
+  const pte = yield* load(cell);
+  const frame = pteFrame(pte);
+  if (frame === 0) return;
+  const readable = (prot & PROT_READ) !== 0;
+  const wasHidden = (pte & PTE_PRESENT) === 0;
+  yield* store(cell, readable ? makePte(frame, (prot & PROT_WRITE) !== 0) : frame * PAGE_SIZE);
+  if (readable && wasHidden) yield* allowFrame(mm.frames, frame);
+}

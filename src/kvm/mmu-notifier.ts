@@ -1,0 +1,128 @@
+/**
+ * KVM's MMU notifier: what it does when the host mm takes pages away.
+ *
+ *     invalidate_range_start                      invalidate_range_end
+ *     n1  mn_active_invalidate_count++            e1  if a memslot overlaps, under mmu_lock:
+ *     n2  gfn_to_pfn_caches                             mmu_invalidate_seq++; wmb; in_progress--
+ *     n3  if a memslot overlaps, under mmu_lock:  e2  mn_active_invalidate_count--
+ *           in_progress++, range; zap; flush          wake a waiting memslot update at 0
+ *
+ * A page fault that snapshots the sequence, looks a frame up, and then takes mmu_lock sees either that an invalidation is in progress or
+ * that the sequence has moved, whatever happened between. When no memslot overlaps, n3 and e1 do nothing at all.
+ * Stands for kvm_mmu_notifier_invalidate_range_start() and _end(), __kvm_handle_hva_range(), of 6.12 and 7.2 (ranges in guest frames).
+ */
+import { load, type Steps, store, type TraceEvent } from "../engine/index.ts";
+import {
+  assertHeldWrite,
+  type MmuNotifierOps,
+  type NotifierRange,
+  srcuReadLock,
+  srcuReadUnlock,
+  writeLock,
+  writeUnlock,
+} from "../kernel/index.ts";
+import type { Gfn, Hva } from "../machine/index.ts";
+import { gpcProtocol } from "./gpc-protocols.ts";
+import type { Kvm } from "./kvm.ts";
+import { gfnRangeOf, kvmMemslots } from "./memslots.ts";
+
+/** Tracepoint kvm:kvm_unmap_hva_range. */
+export interface UnmapHvaRangeEvent extends TraceEvent {
+  readonly name: "kvm_unmap_hva_range";
+  readonly start: Hva;
+  readonly end: Hva;
+}
+
+/** What KVM registers with the host mm. */
+export function mmuNotifierOps(kvm: Kvm): MmuNotifierOps {
+  return {
+    invalidateRangeStart: (range) => kvmMmuNotifierInvalidateRangeStart(kvm, range),
+    invalidateRangeEnd: (range) => kvmMmuNotifierInvalidateRangeEnd(kvm, range),
+  };
+}
+
+function* kvmMmuNotifierInvalidateRangeStart(kvm: Kvm, range: NotifierRange): Steps<void> {
+  const event: UnmapHvaRangeEvent = { name: "kvm_unmap_hva_range", start: range.start, end: range.end };
+  kvm.world.emit(event);
+  yield* gpcProtocol(kvm.variants.gpc).invalidateStart(kvm, range);
+  const index = yield* srcuReadLock(kvm.srcu);
+  const parts = yield* overlapping(kvm, range);
+  if (parts.length > 0) {
+    yield* writeLock(kvm.mmuLock);
+    yield* kvmMmuInvalidateBegin(kvm);
+    let flush = false;
+    for (const part of parts) {
+      yield* kvmMmuInvalidateRangeAdd(kvm, part.start, part.end);
+      if (kvm.arch !== null && (yield* kvm.arch.unmapGfnRange(part.start, part.end))) flush = true;
+    }
+    // The flush comes before mmu_lock is dropped: nobody may see the zapped entries while a TLB still has the old ones.
+    if (flush) yield* (kvm.arch as NonNullable<typeof kvm.arch>).flushRemoteTlbs();
+    yield* writeUnlock(kvm.mmuLock);
+  }
+  yield* srcuReadUnlock(kvm.srcu);
+  void index;
+}
+
+function* kvmMmuNotifierInvalidateRangeEnd(kvm: Kvm, range: NotifierRange): Steps<void> {
+  const index = yield* srcuReadLock(kvm.srcu);
+  const parts = yield* overlapping(kvm, range);
+  if (parts.length > 0) {
+    yield* writeLock(kvm.mmuLock);
+    yield* kvmMmuInvalidateEnd(kvm);
+    yield* writeUnlock(kvm.mmuLock);
+  }
+  yield* srcuReadUnlock(kvm.srcu);
+  void index;
+  yield* gpcProtocol(kvm.variants.gpc).invalidateEnd(kvm, range);
+}
+
+/** The guest frames that the host range backs, slot by slot. */
+function* overlapping(kvm: Kvm, range: NotifierRange): Steps<{ start: Gfn; end: Gfn }[]> {
+  const set = yield* kvmMemslots(kvm.memslots);
+  const parts: { start: Gfn; end: Gfn }[] = [];
+  for (const slot of kvm.memslots.slotsOf(set)) {
+    const part = gfnRangeOf(slot, range.start, range.end);
+    if (part !== null) parts.push(part);
+  }
+  return parts;
+}
+
+/** kvm_mmu_invalidate_begin(): an empty range, to which kvm_mmu_invalidate_range_add() adds. */
+export function* kvmMmuInvalidateBegin(kvm: Kvm): Steps<void> {
+  assertHeldWrite(kvm.mmuLock);
+  const inProgress = kvm.mmuInvalidateInProgress.value + 1;
+  yield* store(kvm.mmuInvalidateInProgress, inProgress);
+  if (inProgress === 1) {
+    kvm.mmuInvalidateRangeStart.value = 0;
+    kvm.mmuInvalidateRangeEnd.value = 0;
+  }
+}
+
+export function* kvmMmuInvalidateRangeAdd(kvm: Kvm, start: Gfn, end: Gfn): Steps<void> {
+  assertHeldWrite(kvm.mmuLock);
+  const { mmuInvalidateRangeStart, mmuInvalidateRangeEnd } = kvm;
+  if (mmuInvalidateRangeEnd.value === 0) {
+    mmuInvalidateRangeStart.value = start;
+    mmuInvalidateRangeEnd.value = end;
+    return;
+  }
+  // Several invalidations in progress: their union. Rarely exact, always safe.
+  mmuInvalidateRangeStart.value = Math.min(mmuInvalidateRangeStart.value, start);
+  mmuInvalidateRangeEnd.value = Math.max(mmuInvalidateRangeEnd.value, end);
+}
+
+/** kvm_mmu_invalidate_end() */
+export function* kvmMmuInvalidateEnd(kvm: Kvm): Steps<void> {
+  assertHeldWrite(kvm.mmuLock);
+  // The sequence moves before the count goes down: who sees nothing in progress sees the new sequence.
+  yield* store(kvm.mmuInvalidateSeq, (yield* load(kvm.mmuInvalidateSeq)) + 1);
+  yield* store(kvm.mmuInvalidateInProgress, kvm.mmuInvalidateInProgress.value - 1);
+}
+
+/** mmu_invalidate_retry_gfn(), under mmu_lock: has an invalidation concerned the frame since the snapshot? */
+export function mmuInvalidateRetryGfn(kvm: Kvm, mmuSeq: number, gfn: Gfn): boolean {
+  const { mmuInvalidateInProgress, mmuInvalidateRangeStart, mmuInvalidateRangeEnd, mmuInvalidateSeq } = kvm;
+  const inProgress = mmuInvalidateInProgress.value > 0;
+  if (inProgress && gfn >= mmuInvalidateRangeStart.value && gfn < mmuInvalidateRangeEnd.value) return true;
+  return mmuInvalidateSeq.value !== mmuSeq;
+}

@@ -1,0 +1,82 @@
+/**
+ * Interrupts between CPUs.
+ *
+ * A CPU has a flag that masks interrupts and a word of pending ones, a bit for each sender. The sender sets its bit and may wait
+ * until it is cleared. Clearing is done by the CPU's interrupt handler, a daemon task of its own that acts when something is pending and
+ * interrupts are not masked. A CPU in guest mode runs with interrupts masked on the host's side; a pending one makes it leave the
+ * guest at the next instruction boundary (it looks at {@link isInterrupted}), and is handled when the host unmasks.
+ *
+ * An interrupt drains the store buffer of the CPU that it hits (SDM, "Store Buffer"), so what that CPU stored before is seen by
+ * the sender when its wait is over.
+ */
+import {
+  awaitUntil,
+  type Cell,
+  cells,
+  exchange,
+  fence,
+  fetchOr,
+  load,
+  type Operation,
+  startLoop,
+  type Steps,
+  storeNow,
+  type Task,
+  type World,
+} from "../engine/index.ts";
+
+export class Interrupts {
+  readonly world: World;
+  private readonly masked: readonly Cell[];
+  private readonly pending: readonly Cell[];
+
+  /** @param cpus how many CPUs there are; thread n runs on CPU n */
+  constructor(world: World, cpus: number) {
+    this.world = world;
+    this.masked = cells(world, "irqs_off", cpus);
+    this.pending = cells(world, "ipi_pending", cpus);
+  }
+
+  maskedOf(cpu: number): Cell {
+    return this.masked[cpu] as Cell;
+  }
+
+  pendingOf(cpu: number): Cell {
+    return this.pending[cpu] as Cell;
+  }
+}
+
+/** local_irq_disable() of the CPU. Orders nothing, and nobody but the CPU's own handler looks at it. */
+export function maskInterrupts(interrupts: Interrupts, cpu: number): Operation<number> {
+  return storeNow(interrupts.maskedOf(cpu), 1, "local_irq_disable()");
+}
+
+export function unmaskInterrupts(interrupts: Interrupts, cpu: number): Operation<number> {
+  return storeNow(interrupts.maskedOf(cpu), 0, "local_irq_enable()");
+}
+
+/** True when an interrupt waits: the guest is left before its next instruction. */
+export function* isInterrupted(interrupts: Interrupts, cpu: number): Steps<boolean> {
+  return (yield* load(interrupts.pendingOf(cpu))) !== 0;
+}
+
+/** Sends an interrupt from `from` to each CPU of `targets`, and waits until all have handled it. */
+export function* interruptAndWait(interrupts: Interrupts, from: number, targets: readonly number[]): Steps<void> {
+  const bit = 1 << from;
+  for (const cpu of targets) yield* fetchOr(interrupts.pendingOf(cpu), bit);
+  for (const cpu of targets) {
+    yield* awaitUntil(interrupts.pendingOf(cpu), (pending) => (pending & bit) === 0, `wait for CPU ${cpu} to take the IPI`);
+  }
+}
+
+/** The interrupt handler of a CPU; a daemon. `thread` is the task that runs on the CPU. */
+export function* interruptHandler(interrupts: Interrupts, cpu: number, thread: Task): Steps<void> {
+  const again = startLoop(interrupts.world);
+  for (;;) {
+    again();
+    yield* awaitUntil(interrupts.pendingOf(cpu), (pending) => pending !== 0, `CPU ${cpu}: wait for an IPI`);
+    yield* awaitUntil(interrupts.maskedOf(cpu), (masked) => masked === 0, `CPU ${cpu}: wait until interrupts are enabled`);
+    yield* fence(interrupts.world, thread);
+    yield* exchange(interrupts.pendingOf(cpu), 0, `CPU ${cpu} takes the IPI`);
+  }
+}

@@ -1,0 +1,49 @@
+/**
+ * A CPU's TLB for one guest: translations that its walker found, until they are flushed.
+ *
+ * Only the thread that runs on the CPU fills, uses and flushes it, so it is that thread's own state, which follows from what its walks
+ * returned. An entry outlives any change to the page tables: that is what flushing is for. No entry is ever evicted, the worst case for who
+ * forgets to flush; capacity and associativity have no meaning for correctness.
+ */
+import { type Gva, type Hpa, PAGE_SIZE, pagesPerLevel } from "./address.ts";
+import type { AccessKind, Translation } from "./page-walk.ts";
+
+interface TlbEntry {
+  readonly base: Hpa;
+  readonly level: number;
+  readonly writable: boolean;
+  readonly executable: boolean;
+}
+
+export class Tlb {
+  private readonly entries = new Map<string, TlbEntry>();
+
+  /** The host-physical address for an access, or null when it is not cached with the permission needed. */
+  lookup(addr: Gva, kind: AccessKind): Hpa | null {
+    for (let level = 1; level <= 3; level++) {
+      const size = PAGE_SIZE * pagesPerLevel(level);
+      const entry = this.entries.get(`${level}:${Math.floor(addr / size)}`);
+      if (entry === undefined) continue;
+      if ((kind === "write" && !entry.writable) || (kind === "exec" && !entry.executable)) continue;
+      return (entry.base + (addr % size)) as Hpa;
+    }
+    return null;
+  }
+
+  /** @param kind the access that was translated: a read does not cache the permission to write (the D bit was not set) */
+  fill(addr: Gva, kind: AccessKind, found: Translation): void {
+    const { level, hpa, executable } = found;
+    const size = PAGE_SIZE * pagesPerLevel(level);
+    const base = (hpa - (hpa % size)) as Hpa;
+    const writable = found.writable && kind === "write";
+    this.entries.set(`${level}:${Math.floor(addr / size)}`, { base, level, writable, executable });
+  }
+
+  flushAll(): void {
+    this.entries.clear();
+  }
+
+  get size(): number {
+    return this.entries.size;
+  }
+}
