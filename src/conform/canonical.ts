@@ -12,11 +12,12 @@
  *   %p pointers        (`sptep`) are dropped; they are hashed.
  *   MMIO generations   count memslot updates since the end of the set-up (reference/tracepoints.md, section 7), also inside MMIO SPTEs.
  *   probes, markers    are dropped: they are not tracepoints.
- *   host interrupts    with kvm_entry and kvm_exit on, an exit for an interrupt of the host and the entry after it are dropped.
+ *   host interrupts    an exit for an interrupt of the host and the entry after it are dropped (cases with kvm_entry and kvm_exit on), as is
+ *                      the second delivery of an exception that such an exit cut short.
  *
  * Each event also says what it does to the frames it names (`effect`), so that a renaming can tell when a frame has left.
  */
-import { hexU64, parseHexU64, type U64 } from "../engine/u64.ts";
+import { hexU64, parseHexU64, type U64 } from "../engine/index.ts";
 import {
   EMPTY_LAYOUT,
   type HostLayout,
@@ -117,20 +118,30 @@ export function canonicalEvents(lines: readonly EventLine[], context: CanonicalC
     .filter((event) => event !== null);
 }
 
-/** A timer of the host may end any stay in the guest: `kvm_exit ... reason interrupt`, and the next entry goes on where it was. */
+/**
+ * A timer of the host may end any stay in the guest: `kvm_exit ... reason interrupt`, and the next entry goes on where it was. If it ends
+ * the delivery of an exception, that is delivered again: a reinjection with nothing since the injection before it.
+ */
 function withoutHostInterrupts(lines: readonly EventLine[]): readonly EventLine[] {
   const interrupted = new Set<string>();
+  const last = new Map<string, string>();
   return lines.filter((line) => {
-    if (
-      line.event === "kvm_exit" &&
-      / reason (?:interrupt|nmi|external_interrupt|EXTERNAL_INTERRUPT|NMI) /.test(line.text)
-    ) {
-      interrupted.add(line.task);
+    const { task, event, text } = line;
+    if (mmu.kindOf(event, text) !== "tracepoint") return false;
+    if (event === "kvm_exit" && HOST_INTERRUPT.test(text)) {
+      interrupted.add(task);
       return false;
     }
-    return !(line.event === "kvm_entry" && interrupted.delete(line.task));
+    if (event === "kvm_entry" && interrupted.delete(task)) return false;
+    const isReinjection = event === "kvm_inj_exception" && text.includes("[reinjected]");
+    if (isReinjection && (interrupted.has(task) || last.get(task) === "kvm_inj_exception")) return false;
+    last.set(task, event);
+    return true;
   });
 }
+
+/** The exit reasons of an interrupt or NMI for the host, on AMD and on Intel. */
+const HOST_INTERRUPT = / reason (?:interrupt|nmi|EXTERNAL_INTERRUPT) /;
 
 /** @returns null for a line that takes no part in a comparison */
 export function canonicalEvent(line: EventLine, context: CanonicalContext): CanonicalEvent | null {

@@ -344,13 +344,14 @@ function compareInvariants({ workload, recorded, other }: Comparison): Tally {
     }
   }
   const matched = items - [...broken].filter((at) => at < items).length;
-  if (first !== null)
+  const end = other.operations.length;
+  if (first !== null && (first.breach.section < end || end >= items)) {
     return { items, matched, firstDivergence: breachDivergence(workload, first.run, first.breach, first.side) };
-  if (matched === items) return { items, matched, firstDivergence: null };
-  const operation = other.operations.length;
-  const request = workload.requests[operation] ?? null;
+  }
+  if (end >= items) return { items, matched, firstDivergence: null };
+  const request = workload.requests[end] ?? null;
   const what = { task: "", reason: "missing", expected: "the operation", actual: null, context: [] } as const;
-  return { items, matched, firstDivergence: { operation, request, index: 0, ...what } };
+  return { items, matched, firstDivergence: { operation: end, request, index: 0, ...what } };
 }
 
 function breachDivergence(workload: Workload, run: WorkloadRun, breach: Breach, side: string): Divergence {

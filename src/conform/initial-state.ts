@@ -9,7 +9,7 @@
  *                            bytes of one entry
  */
 import { z } from "zod";
-import type { U64 } from "../engine/u64.ts";
+import type { U64 } from "../engine/index.ts";
 import { amount, integer, leaf, list, parse, readJson, readU64, record, text, usageError } from "./json-input.ts";
 
 /** A run of consecutive guest page-table entries. */

@@ -6,7 +6,7 @@
  *
  * SPTEs are read as on AMD (mmu-event.ts), as in all recordings.
  */
-import { clearU64, hexU64, sameU64, type U64, u64 } from "../engine/u64.ts";
+import { clearU64, hexU64, sameU64, type U64, u64 } from "../engine/index.ts";
 import { MemslotHistory } from "./memslot-history.ts";
 import * as mmu from "./mmu-event.ts";
 import type { EventLine, Stats, WorkloadRun } from "./run.ts";

@@ -10,8 +10,8 @@
  */
 import { readFileSync } from "node:fs";
 import { z } from "zod";
-import { UsageError } from "../engine/assert.ts";
-import { numberToU64, parseHexU64, type U64, u64 } from "../engine/u64.ts";
+import { numberToU64, parseHexU64, type U64, UsageError, u64 } from "../engine/index.ts";
+import { jsonFault } from "./json-fault.ts";
 
 /** Makes the one line. `place` may be empty: then the fault is in the file as a whole. */
 export function usageError(file: string, place: string, what: string): UsageError {
@@ -29,7 +29,7 @@ export function show(value: unknown): string {
 }
 
 /** @throws UsageError when the file cannot be read */
-export function readText(file: string): string {
+function readText(file: string): string {
   try {
     return readFileSync(file, "utf8");
   } catch (error) {
@@ -41,20 +41,17 @@ function reason(error: unknown): string {
   return error instanceof Error ? ((error as NodeJS.ErrnoException).code ?? error.message) : String(error);
 }
 
-/** @throws UsageError when the file cannot be read or is not JSON; the place is the line and column, when the parser knows them */
+/** @throws UsageError when the file cannot be read or is not JSON */
 export function readJson(file: string): unknown {
   const text = readText(file);
   try {
     return JSON.parse(text);
   } catch (error) {
     const message = reason(error);
-    const at = /\(line (\d+) column (\d+)\)/.exec(message);
-    const place = at === null ? `line ${text.split("\n").length}` : `line ${at[1]} column ${at[2]}`;
-    throw usageError(
-      file,
-      place,
-      `not JSON (${message.replace(/ in JSON at position.*| at position.*/, "")}); mend the syntax`,
-    );
+    const { line, column } = jsonFault(text);
+    // Newer engines quote the text in their message, or add a position; the place says it better.
+    const what = message.replace(/,? (?:in JSON )?at position.*|, (?:\.\.\.)?".*/s, "");
+    throw usageError(file, `line ${line} column ${column}`, `not JSON (${what}); mend the syntax`);
   }
 }
 

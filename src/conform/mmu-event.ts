@@ -12,7 +12,7 @@
  *     bit 11 clear: not present for KVM. Then bit 51 set means MMIO (a generation and a guest address), anything else is literal:
  *     8000000000000000 non-present, 80000000000005a0 (6.12) or 80000000000001a0 (7.2) frozen.
  */
-import { parseHexU64, type U64, u64, u64ToNumber } from "../engine/u64.ts";
+import { parseHexU64, type U64, u64, u64ToNumber } from "../engine/index.ts";
 
 const PRESENT_LO = 1 << 11;
 const MMU_WRITABLE_LO = 1 << 10;

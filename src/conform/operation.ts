@@ -7,7 +7,7 @@
  * operation that is half understood would compare a model with something else than what was recorded.
  */
 import { z } from "zod";
-import { U64_ZERO } from "../engine/u64.ts";
+import { U64_ZERO } from "../engine/index.ts";
 import {
   amount,
   flag,
@@ -140,21 +140,29 @@ export const slotFlags = list(word("a flag of a memslot", ["dirty_log", "readonl
 
 /** The advice that madvise(2) knows, in lower case without its prefix. */
 const ADVICE = [
-  ...[
-    "normal",
-    "random",
-    "sequential",
-    "willneed",
-    "dontneed",
-    "free",
-    "remove",
-    "dontfork",
-    "dofork",
-    "mergeable",
-    "unmergeable",
-  ],
-  ...["hugepage", "nohugepage", "dontdump", "dodump", "wipeonfork", "keeponfork", "cold", "pageout", "populate_read"],
-  ...["populate_write", "dontneed_locked", "collapse"],
+  "normal",
+  "random",
+  "sequential",
+  "willneed",
+  "dontneed",
+  "free",
+  "remove",
+  "dontfork",
+  "dofork",
+  "mergeable",
+  "unmergeable",
+  "hugepage",
+  "nohugepage",
+  "dontdump",
+  "dodump",
+  "wipeonfork",
+  "keeponfork",
+  "cold",
+  "pageout",
+  "populate_read",
+  "populate_write",
+  "dontneed_locked",
+  "collapse",
 ] as const;
 
 const advice = word("an advice", ADVICE);

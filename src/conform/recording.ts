@@ -17,7 +17,7 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { z } from "zod";
-import type { U64 } from "../engine/u64.ts";
+import type { U64 } from "../engine/index.ts";
 import { type LostEvents, readTrace, type Trace, type TraceLine } from "./ftrace.ts";
 import { type HostLayout, layoutOf, parseSlotMarker, type SlotMarker } from "./host-layout.ts";
 import { type InitialState, readInitialState } from "./initial-state.ts";

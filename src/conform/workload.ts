@@ -158,15 +158,17 @@ const parameter = leaf("a value of a module parameter", '"Y"', (input) =>
 
 /** Module parameters that bear on the MMU. A parameter that changes something else would not be modelled: it is refused. */
 const KERNEL_PARAMS = [
-  ...[
-    "npt",
-    "tdp_mmu",
-    "eager_page_split",
-    "nx_huge_pages",
-    "nx_huge_pages_recovery_ratio",
-    "nx_huge_pages_recovery_period_ms",
-  ],
-  ...["mmio_caching", "flush_on_reuse", "force_flush_and_sync_on_reuse", "allow_unsafe_mappings", "mitigate_smt_rsb"],
+  "npt",
+  "tdp_mmu",
+  "eager_page_split",
+  "nx_huge_pages",
+  "nx_huge_pages_recovery_ratio",
+  "nx_huge_pages_recovery_period_ms",
+  "mmio_caching",
+  "flush_on_reuse",
+  "force_flush_and_sync_on_reuse",
+  "allow_unsafe_mappings",
+  "mitigate_smt_rsb",
 ] as const;
 
 const workloadObject = record({

@@ -130,7 +130,9 @@ class Run<S> {
     world.comparesStates = options.strategy === "graph";
     this.state = state;
     this.execution = new Execution(world, options.model ?? "sc", IDLE);
-    this.execution.stepsMax = options.stepsMax ?? this.execution.stepsMax;
+    // A search of states may go as deep as there are states.
+    const deepest = options.strategy === "graph" ? Number.POSITIVE_INFINITY : this.execution.stepsMax;
+    this.execution.stepsMax = options.stepsMax ?? deepest;
   }
 
   async dpor(): Promise<void> {

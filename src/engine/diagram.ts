@@ -32,7 +32,10 @@ export function diagram(replay: Replay, verdictLine: string, options: DiagramOpt
   const lines: string[] = [];
   const put = (cpu: number, text: string): void => {
     const column = cpus.indexOf(cpu);
-    for (const [k, part] of wrap(text, column === cpus.length - 1 ? WIDTH - 1 - column * (width + GAP) : width).entries()) {
+    for (const [k, part] of wrap(
+      text,
+      column === cpus.length - 1 ? WIDTH - 1 - column * (width + GAP) : width,
+    ).entries()) {
       lines.push(`${" ".repeat(1 + column * (width + GAP))}${k === 0 ? "" : "  "}${part}`.trimEnd());
     }
   };
@@ -56,14 +59,17 @@ export function diagram(replay: Replay, verdictLine: string, options: DiagramOpt
 }
 
 function isShown(step: ReplayStep, replay: Replay, options: DiagramOptions): boolean {
-  if (options.all || step.shared || step.operation === "Note" || step.operation === "Choose") return true;
+  if (options.all) return true;
+  if (step.drain && !step.late) return false;
+  if (step.shared || step.operation === "Note" || step.operation === "Choose") return true;
   return step.index === replay.steps.length - 1;
 }
 
 /** The modelled function that made the step, not the primitive (a lock, a barrier) that it used. */
 function functionOf(step: ReplayStep, functions: ReadonlySet<string> | undefined): string {
   const places = step.stack.filter((frame) => !PRIMITIVES.test(frame.file));
-  const known = functions === undefined ? places[0] : (places.find((frame) => functions.has(frame.function)) ?? places.at(-1));
+  const known =
+    functions === undefined ? places[0] : (places.find((frame) => functions.has(frame.function)) ?? places.at(-1));
   return (known ?? step.stack[0])?.function ?? "";
 }
 

@@ -302,7 +302,10 @@ export class Execution implements Driver {
   private begin(lane: number): number {
     const { events } = this;
     const i = events.next();
-    if (i >= this.stepsMax) throw new UsageError(`an execution has more than ${this.stepsMax} steps: bound its loops, or search its states (--strategy graph)`);
+    if (i >= this.stepsMax)
+      throw new UsageError(
+        `an execution has more than ${this.stepsMax} steps: bound its loops, or search its states (--strategy graph)`,
+      );
     this.reserveRows(i + 1 + SCRATCH_ROWS);
     events.lane[i] = lane;
     events.nth[i] = (this.laneCount[lane] as number) + 1;
@@ -545,7 +548,8 @@ export class Execution implements Driver {
     const event = this.events.length - 1;
     for (let word = addr >>> 2; word < Math.ceil((addr + size) / 4); word++) {
       const other = this.plain.racing(word, lane, this.clocks, row, !isWrite);
-      if (other >= 0) this.reportRace({ addr, what, lane, event, theirs: "plain access", peer: this.plain.accessOf(other) });
+      if (other >= 0)
+        this.reportRace({ addr, what, lane, event, theirs: "plain access", peer: this.plain.accessOf(other) });
       this.plain.append(word, lane, task.completed, isWrite);
     }
     this.checkMarkedRace(addr, lane, row, isWrite, what, event);
@@ -564,7 +568,14 @@ export class Execution implements Driver {
     return row;
   }
 
-  private checkMarkedRace(addr: number, lane: number, row: number, isWrite: boolean, what: string, event: number): void {
+  private checkMarkedRace(
+    addr: number,
+    lane: number,
+    row: number,
+    isWrite: boolean,
+    what: string,
+    event: number,
+  ): void {
     const { events } = this;
     const list = this.listOf(this.history.locationOf(addr));
     for (let k = list.length - 1; k >= 0; k--) {

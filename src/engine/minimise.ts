@@ -43,7 +43,9 @@ function relevantEvents(execution: Execution, failure: Failure): number[] {
     for (let k = 0; k < lanes; k++) row[k] = Math.max(row[k] as number, clocks[event * lanes + k] as number);
   };
   // The failure shows in, or after, the last event of its own task.
-  const last = all.findLast((i) => i <= failure.event && (events.lane[i] as number) % execution.world.tasksMax === failure.lane);
+  const last = all.findLast(
+    (i) => i <= failure.event && (events.lane[i] as number) % execution.world.tasksMax === failure.lane,
+  );
   if (last !== undefined) join(last);
   const { peer } = failure;
   if (peer !== undefined) {

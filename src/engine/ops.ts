@@ -88,11 +88,15 @@ export function compareExchange<T>(cell: Cell<T>, expected: T, replacement: T, t
   return op;
 }
 
-/** A load that waits until `ready` holds of the value; the task is disabled until then. */
-export function awaitUntil(cell: Cell, ready: Ready, text = ""): Operation<number> {
+/**
+ * A load that waits until `ready` holds of the value; the task is disabled until then.
+ * @param strong for progress: it is not overlooked again and again that `ready` holds for a moment (a queue, not a poll)
+ */
+export function awaitUntil(cell: Cell, ready: Ready, text = "", strong = false): Operation<number> {
   const op = begin(cell.world, OpKind.Await, cell);
   op.ready = ready;
   op.text = text;
+  op.lo = strong ? 1 : 0;
   return op;
 }
 

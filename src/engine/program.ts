@@ -14,12 +14,15 @@ import { World, type WorldOptions } from "./world.ts";
 /** What the tasks returned, by name. */
 export type Results = Readonly<Record<string, unknown>>;
 
+/** A task's code. (Declared as a method, so that a program of some state is also a program of unknown state.) */
+export type TaskCode<S> = { code(state: S, task: Task): Steps<unknown> }["code"];
+
 export interface Program<S = unknown> {
   readonly name: string;
   /** Makes the shared state. Runs once; what it allocates and writes is the initial state. */
   setup(world: World): S;
   /** The tasks, by name, in the order of their lanes. */
-  readonly tasks: Readonly<Record<string, (state: S, task: Task) => Steps<unknown>>>;
+  readonly tasks: Readonly<Record<string, TaskCode<S>>>;
   /** Tasks that serve the others and need not end. */
   readonly daemons?: readonly string[];
   /** How many tasks may be spawned in all. */
@@ -47,7 +50,7 @@ export function makeWorld<S>(program: Program<S>): { world: World; state: S } {
   const world = new World({ ...program.memory, tasksMax: names.length + (program.spawns ?? 0) });
   const state = program.setup(world);
   for (const name of names) {
-    const body = program.tasks[name] as (state: S, task: Task) => Steps<unknown>;
+    const body = program.tasks[name] as TaskCode<S>;
     world.addTask(name, (task) => new GeneratorBody(body(state, task)), program.daemons?.includes(name) ?? false);
   }
   return { world, state };

@@ -1,8 +1,9 @@
 /**
  * Running one schedule again, step by step, with what a reader wants to know of each step: function, source line, value.
  */
-import { fileURLToPath } from "node:url";
+
 import { findSourceMap } from "node:module";
+import { fileURLToPath } from "node:url";
 import { UsageError } from "./assert.ts";
 import { Execution, type Failure, type Scheduler } from "./execution.ts";
 import { OpKind } from "./operation.ts";
@@ -30,6 +31,8 @@ export interface ReplayStep {
   readonly cpu: number;
   /** True for a store that leaves the task's store buffer. */
   readonly drain: boolean;
+  /** A store that other CPUs act before they can see it; for its drain, the same. */
+  readonly late: boolean;
   /** The operation's kind: "Load", "Store", "Acquire" ...; "Plain" for a plain access, which is no step of the schedule. */
   readonly operation: string;
   /** The place accessed, by name; empty when the operation accesses none. */
@@ -66,7 +69,9 @@ class Follower implements Scheduler {
     if (step === undefined) return -1;
     if (!execution.isEnabled(step.lane)) {
       const at = execution.events.length + 1;
-      throw new UsageError(`schedule: step ${at} cannot be taken there: it was recorded with another program or version`);
+      throw new UsageError(
+        `schedule: step ${at} cannot be taken there: it was recorded with another program or version`,
+      );
     }
     this.onPick(step.lane);
     return step.lane;
@@ -127,6 +132,7 @@ interface PlainStep {
 function describe(execution: Execution, taken: readonly Taken[], plain: readonly PlainStep[]): ReplayStep[] {
   const { events, world } = execution;
   const shared = sharedPlaces(execution);
+  const late = lateStores(execution);
   const steps: ReplayStep[] = [];
   for (let i = 0; i <= events.length; i++) {
     for (const access of plain) if (access.after === i) steps.push(plainStep(execution, access));
@@ -141,12 +147,16 @@ function describe(execution: Execution, taken: readonly Taken[], plain: readonly
       task: task.name,
       cpu: task.lane,
       drain,
+      late: late.has(i),
       operation: operationName(kind),
       name,
       value: valueOf(execution, i, kind),
-      text: stepText(execution, i, drain, name, taken[i]?.text ?? ""),
+      text: stepText(execution, i, drain, name, taken[i]?.text ?? "") + (late.has(i) && !drain ? "  (buffered)" : ""),
       stack: taken[i]?.stack ?? [],
-      shared: accesses(kind) && taken[i]?.text !== QUIET && placesOf(execution, events.addr[i] as number).some((place) => shared.has(place)),
+      shared:
+        accesses(kind) &&
+        taken[i]?.text !== QUIET &&
+        placesOf(execution, events.addr[i] as number).some((place) => shared.has(place)),
     });
   }
   return steps;
@@ -154,6 +164,32 @@ function describe(execution: Execution, taken: readonly Taken[], plain: readonly
 
 function accesses(kind: OpKind): boolean {
   return kind <= OpKind.ReleaseShared || kind === OpKind.Lifetime;
+}
+
+/** The stores, and their drains, between which another CPU takes a step. */
+function lateStores(execution: Execution): Set<number> {
+  const { events, world } = execution;
+  const late = new Set<number>();
+  const issued = new Map<number, number[]>();
+  for (let i = 0; i < events.length; i++) {
+    const lane = events.lane[i] as number;
+    const task = lane % world.tasksMax;
+    const waiting = issued.get(task) ?? [];
+    issued.set(task, waiting);
+    if (execution.model === "sc" || events.kind[i] !== OpKind.Store) continue;
+    if (lane < world.tasksMax) {
+      waiting.push(i);
+      continue;
+    }
+    const store = waiting.shift() as number;
+    for (let k = store + 1; k < i; k++) {
+      if ((events.lane[k] as number) % world.tasksMax === task) continue;
+      late.add(store).add(i);
+      break;
+    }
+  }
+  for (const waiting of issued.values()) for (const store of waiting) late.add(store);
+  return late;
 }
 
 /** The granules that an access touches: its own, and that of the life of a mortal object. */
@@ -185,7 +221,9 @@ function sharedPlaces(execution: Execution): Set<number> {
   for (const task of world.tasks) {
     if (task.started && !task.finished && accesses(task.op.kind)) touch(task.op.addr >>> 3, task.lane, true);
   }
-  return new Set([...touchedBy].filter(([place, tasks]) => tasks.size > 1 && changed.has(place)).map(([place]) => place));
+  return new Set(
+    [...touchedBy].filter(([place, tasks]) => tasks.size > 1 && changed.has(place)).map(([place]) => place),
+  );
 }
 
 function plainStep(execution: Execution, access: PlainStep): ReplayStep {
@@ -197,6 +235,7 @@ function plainStep(execution: Execution, access: PlainStep): ReplayStep {
     task: task.name,
     cpu: task.lane,
     drain: false,
+    late: false,
     operation: "Plain",
     name,
     value,
@@ -217,6 +256,7 @@ function describeWaiting(execution: Execution, requested: ReadonlyMap<number, So
       task: task.name,
       cpu: task.lane,
       drain: false,
+      late: false,
       operation: operationName(op.kind),
       name,
       value: "",
@@ -267,7 +307,6 @@ function stepText(execution: Execution, i: number, drain: boolean, name: string,
     case OpKind.Await:
       return `wait: ${name} == ${result}`;
     case OpKind.Store:
-      return `${name} = ${operand}${execution.model === "tso" ? "  (buffered)" : ""}`;
     case OpKind.StoreNow:
       return `${name} = ${operand}`;
     case OpKind.CompareExchange: {

@@ -46,7 +46,8 @@ export function parseSchedule(text: string, tasksMax: number): Schedule {
   while (at < body.length) {
     token.lastIndex = at;
     const match = token.exec(body);
-    if (match === null) throw new UsageError(`schedule "${text}": cannot read it from "${body.slice(at)}" on; copy it from the report`);
+    if (match === null)
+      throw new UsageError(`schedule "${text}": cannot read it from "${body.slice(at)}" on; copy it from the report`);
     at = token.lastIndex;
     const tail = /^(\d*)(?:=(\d+))?/.exec(body.slice(at)) as RegExpExecArray;
     at += tail[0].length;

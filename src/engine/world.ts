@@ -194,7 +194,9 @@ export class World {
   /** The life word of an object that has died that way; null stands for one that lives. */
   lifeState(death: Death | null): number {
     if (death === null) return LIVE;
-    const known = this.deaths.findIndex(({ property, because }) => property === death.property && because === death.because);
+    const known = this.deaths.findIndex(
+      ({ property, because }) => property === death.property && because === death.because,
+    );
     return known >= 0 ? known : this.deaths.push(death) - 1;
   }
 

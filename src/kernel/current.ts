@@ -57,7 +57,8 @@ export class Current {
   /** Notes that a lock is about to be released. @throws Violation when it is not held that way */
   release(lock: Lockable, as: HeldAs): void {
     const at = this.held.findLastIndex((held) => held.lock.addr === lock.addr && held.as === as);
-    if (at < 0) throw new Violation("lock-imbalance", `${lock.name} is released by ${this.task.name}, which does not hold it`);
+    if (at < 0)
+      throw new Violation("lock-imbalance", `${lock.name} is released by ${this.task.name}, which does not hold it`);
     const [held] = this.held.splice(at, 1) as [Held];
     if (held.atomic) this.preemptCount--;
   }

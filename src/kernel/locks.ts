@@ -10,7 +10,16 @@
  * Not modelled here: the queue of waiters. Any waiter may be next, which covers every queueing discipline; starvation by an unfair lock is
  * no finding about Linux's fair ones.
  */
-import { acquire, acquireShared, Cell, type Operation, releaseShared, store, Violation, type World } from "../engine/index.ts";
+import {
+  acquire,
+  acquireShared,
+  Cell,
+  type Operation,
+  releaseShared,
+  store,
+  Violation,
+  type World,
+} from "../engine/index.ts";
 import { current, type Lockable } from "./current.ts";
 
 const isFree = (value: number): boolean => value === 0;

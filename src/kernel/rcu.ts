@@ -1,8 +1,8 @@
 /**
  * RCU and SRCU.
  *
- * Each thread counts the read-side sections that it has begun and ended (modulo 8). A grace period looks at how far each has begun,
- * and waits until it has ended as many.
+ * Each thread counts the read-side sections that it has begun and ended (modulo 2, so that going round and round stays one state). A
+ * grace period looks at how far each has begun, and waits until it has ended as many; it does not overlook that moment for ever.
  *
  *     rcu_read_lock()      begun++        seen by all at once, orders nothing: the section costs its reader no barrier
  *     rcu_read_unlock()    ended = begun  a plain store, after the section's own stores in the store buffer
@@ -23,8 +23,8 @@ import {
   fence,
   load,
   type Operation,
-  startLoop,
   type Steps,
+  startLoop,
   store,
   storeNow,
   Violation,
@@ -32,7 +32,7 @@ import {
 } from "../engine/index.ts";
 import { current } from "./current.ts";
 
-const MODULUS = 8;
+const MODULUS = 2;
 
 /** The sections of one RCU flavour, by thread. */
 class Sections {
@@ -55,8 +55,7 @@ class Sections {
     yield* fence(world);
     for (let lane = 0; lane < this.begun.length; lane++) {
       const begun = yield* load(this.begun[lane] as Cell);
-      const hasEnded = (ended: number): boolean => (ended - begun + MODULUS) % MODULUS < MODULUS / 2;
-      yield* awaitUntil(this.ended[lane] as Cell, hasEnded, `${what}: wait for CPU ${lane}`);
+      yield* awaitUntil(this.ended[lane] as Cell, (ended) => ended === begun, `${what}: wait for CPU ${lane}`, true);
     }
     yield* fence(world);
   }
@@ -103,7 +102,10 @@ export function* rcuReadUnlock(rcu: Rcu): Steps<void> {
 export function rcuDereference<T>(rcu: Rcu, pointer: Cell<T>): Operation<T> {
   const self = current(rcu.world);
   if (self.rcuDepth === 0) {
-    throw new Violation("rcu-dereference", `${pointer.name} is dereferenced by ${self.task.name} outside an RCU section`);
+    throw new Violation(
+      "rcu-dereference",
+      `${pointer.name} is dereferenced by ${self.task.name} outside an RCU section`,
+    );
   }
   return load(pointer);
 }

@@ -9,7 +9,17 @@
  *
  * The order matters on both sides: a waiter that looked at the condition before it queued itself could miss the wake-up, and sleep for ever.
  */
-import { awaitUntil, type Cell, cell, cells, exchange, type Operation, type Steps, store, type World } from "../engine/index.ts";
+import {
+  awaitUntil,
+  type Cell,
+  cell,
+  cells,
+  exchange,
+  type Operation,
+  type Steps,
+  store,
+  type World,
+} from "../engine/index.ts";
 import { current } from "./current.ts";
 import { SpinLock, spinLock, spinUnlock } from "./locks.ts";
 

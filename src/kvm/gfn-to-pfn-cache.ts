@@ -146,6 +146,8 @@ function* refreshLocked(gpc: GfnToPfnCache, target: GpcTarget | null): Steps<boo
     yield* store(fields.valid, 0);
     fields.pfn.value = KVM_PFN_ERR_FAULT;
     fields.khva.value = 0;
+  } else if (stale && gpc.kvm.onGpcPublished !== null) {
+    yield* gpc.kvm.onGpcPublished(fields.pfn.value as Pfn);
   }
   yield* writeUnlock(gpc.lock);
   return ok;

@@ -4,7 +4,7 @@
  * The list is protected by gpc_lock. The range is the union of the ranges in flight: it only grows, and is reset when the last one ends;
  * it is written under mn_invalidate_lock.
  */
-import { arrayOf, type Cell, cell, ptr, Struct, u32, UsageError, type View, type World } from "../engine/index.ts";
+import { arrayOf, type Cell, cell, ptr, Struct, UsageError, u32, type View, type World } from "../engine/index.ts";
 import { type Kernel, SpinLock, WaitQueue } from "../kernel/index.ts";
 
 const CACHES_MAX = 4;

@@ -16,7 +16,7 @@
  * Every protocol must hold for whoever follows the read side in gfn-to-pfn-cache.ts. Sources: LKML, thread "KVM: pfncache: ..." August to
  * October 2024; docs/findings in time.
  */
-import { fence, load, startLoop, type Steps, store } from "../engine/index.ts";
+import { fence, load, type Steps, startLoop, store } from "../engine/index.ts";
 import {
   finishWait,
   getUserPage,
@@ -33,7 +33,7 @@ import {
   writeUnlock,
 } from "../kernel/index.ts";
 import type { Hva, Pfn } from "../machine/index.ts";
-import { gpcCommit, KVM_PFN_ERR_FAULT, type GfnToPfnCache } from "./gfn-to-pfn-cache.ts";
+import { type GfnToPfnCache, gpcCommit, KVM_PFN_ERR_FAULT } from "./gfn-to-pfn-cache.ts";
 import type { Kvm } from "./kvm.ts";
 import type { GpcDesign } from "./variants.ts";
 

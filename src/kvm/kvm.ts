@@ -11,7 +11,7 @@
  */
 import { type Cell, cell, type Steps, type World } from "../engine/index.ts";
 import { type Kernel, type Mm, RwLock, Srcu } from "../kernel/index.ts";
-import type { Gfn } from "../machine/index.ts";
+import type { Gfn, Pfn } from "../machine/index.ts";
 import type { GfnToPfnCache } from "./gfn-to-pfn-cache.ts";
 import { GpcList } from "./gpc-list.ts";
 import { Memslots } from "./memslots.ts";
@@ -41,6 +41,8 @@ export class Kvm {
   readonly gpcs: GpcList<GfnToPfnCache>;
   /** Null for a VM that has no vCPU and so maps nothing. */
   arch: KvmArch | null = null;
+  /** An oracle that wants to see each frame that a gfn_to_pfn_cache is about to let its users have. */
+  onGpcPublished: ((frame: Pfn) => Steps<void>) | null = null;
 
   constructor(world: World, kernel: Kernel, mm: Mm, variants: KvmVariants) {
     this.world = world;

@@ -22,27 +22,27 @@ import {
   type Steps,
   Struct,
   store,
+  UsageError,
   u32,
   u53,
-  UsageError,
   type View,
   type World,
 } from "../engine/index.ts";
 import {
   assertHeld,
+  finishWait,
   type Kernel,
   Mutex,
   mutexLock,
   mutexUnlock,
-  type Srcu,
+  prepareToWait,
   SpinLock,
+  type Srcu,
+  schedule,
   spinLock,
   spinUnlock,
   synchronizeSrcu,
   WaitQueue,
-  finishWait,
-  prepareToWait,
-  schedule,
 } from "../kernel/index.ts";
 import { type Gfn, type Hva, PAGE_SIZE } from "../machine/index.ts";
 

@@ -18,8 +18,8 @@ import {
   fetchOr,
   load,
   type Operation,
-  startLoop,
   type Steps,
+  startLoop,
   storeNow,
   type Task,
   type World,
@@ -65,7 +65,11 @@ export function* interruptAndWait(interrupts: Interrupts, from: number, targets:
   const bit = 1 << from;
   for (const cpu of targets) yield* fetchOr(interrupts.pendingOf(cpu), bit);
   for (const cpu of targets) {
-    yield* awaitUntil(interrupts.pendingOf(cpu), (pending) => (pending & bit) === 0, `wait for CPU ${cpu} to take the IPI`);
+    yield* awaitUntil(
+      interrupts.pendingOf(cpu),
+      (pending) => (pending & bit) === 0,
+      `wait for CPU ${cpu} to take the IPI`,
+    );
   }
 }
 
@@ -75,7 +79,11 @@ export function* interruptHandler(interrupts: Interrupts, cpu: number, thread: T
   for (;;) {
     again();
     yield* awaitUntil(interrupts.pendingOf(cpu), (pending) => pending !== 0, `CPU ${cpu}: wait for an IPI`);
-    yield* awaitUntil(interrupts.maskedOf(cpu), (masked) => masked === 0, `CPU ${cpu}: wait until interrupts are enabled`);
+    yield* awaitUntil(
+      interrupts.maskedOf(cpu),
+      (masked) => masked === 0,
+      `CPU ${cpu}: wait until interrupts are enabled`,
+    );
     yield* fence(interrupts.world, thread);
     yield* exchange(interrupts.pendingOf(cpu), 0, `CPU ${cpu} takes the IPI`);
   }

@@ -9,7 +9,7 @@
  * Modelled: 4-level NPT; a guest without paging; 4-level guest paging with 4K, 2M and 1G pages. Guest permissions (U/S, W with CR0.WP, NX)
  * are checked; a violation is the guest's own page fault.
  */
-import { Cell, compareExchange, load, orU64, sameU64, type Steps, type U64, type World } from "../engine/index.ts";
+import { Cell, compareExchange, load, orU64, type Steps, sameU64, type U64, type World } from "../engine/index.ts";
 import { type Gpa, type Gva, type Hpa, PAGE_SIZE, PG_LEVEL_4K, pagesPerLevel, tableIndex } from "./address.ts";
 import {
   entryFrame,
@@ -106,7 +106,13 @@ export function* nptWalk(
       if (!(yield* setAccessedDirty(cell, entry, wanted))) break;
       if (isLeaf) {
         const offset = addr % (PAGE_SIZE * pagesPerLevel(level));
-        return { kind: "translated", hpa: (entryFrame(entry) * PAGE_SIZE + offset) as Hpa, level, writable, executable };
+        return {
+          kind: "translated",
+          hpa: (entryFrame(entry) * PAGE_SIZE + offset) as Hpa,
+          level,
+          writable,
+          executable,
+        };
       }
       table = entryFrame(entry) * PAGE_SIZE;
     }
@@ -137,7 +143,13 @@ export function* guestWalk(
     let executable = true;
     let userOk = true;
     for (let level = 4; ; level--) {
-      const place = yield* nptWalk(world, root, (table + 8 * tableIndex(frame, level)) as Gpa, "write", PFERR_GUEST_PAGE);
+      const place = yield* nptWalk(
+        world,
+        root,
+        (table + 8 * tableIndex(frame, level)) as Gpa,
+        "write",
+        PFERR_GUEST_PAGE,
+      );
       if (place.kind === "nested-fault") return place;
       const cell = new Cell<U64>(world, place.hpa, 8, true);
       const entry = yield* load(cell);

@@ -5,10 +5,11 @@
  * A task's position is all that it has learned since it began, or since the last head of a loop that it declared (startLoop);
  * a program whose tasks go round for ever without declaring so has no finite graph.
  *
- * Progress: a task starves if there is a cycle that is fair (every task either moves in it or is somewhere unable to move: weak
- * fairness) and in which the task neither ends nor reports progress. Weak fairness of the maximal strongly connected components decides
- * that: a component is fair if any cycle inside it is. What is reported is a lasso: a shortest way to the component, and a way round
- * it that is itself fair.
+ * Progress: a task starves if there is a fair cycle in which it neither ends nor reports progress. A cycle is fair if every task moves in
+ * it, or is somewhere unable to move (weak fairness), and no task that waits for a lock finds it free again and again without getting it
+ * (strong fairness: Linux's locks are queues). It is decided on strongly connected components: where a task only waits for a lock, the states
+ * in which the lock is free are taken out and what is left is looked at again. What is reported is a lasso: a shortest way to a
+ * fair component, and a way round it that is itself fair.
  *
  * Not covered here: data races, which need the order in which a state was reached (explore with dpor).
  */
@@ -16,7 +17,7 @@ import { assert } from "../assert.ts";
 import { grow } from "../event-log.ts";
 import type { Execution, Failure, Scheduler } from "../execution.ts";
 import { chain, type Hash, newHash } from "../hash.ts";
-import { OpKind } from "../operation.ts";
+import { type Operation, OpKind } from "../operation.ts";
 import type { Step } from "../schedule.ts";
 import type { Task } from "../task.ts";
 import { components } from "./components.ts";
@@ -48,8 +49,9 @@ interface Frame {
 export class GraphExplorer implements Scheduler {
   private readonly execution: Execution;
   private readonly index = new StateIndex();
-  /** By state: a bit for each lane that can move, and one for each task that has ended. */
+  /** By state: a bit for each lane that can move, for each that can take the lock it waits for, and for each task that has ended. */
   private enabled = new Int32Array(1024);
+  private canLock = new Int32Array(1024);
   private finished = new Int32Array(1024);
   private edges = new EdgeList();
   private step: Step = { lane: -1, choice: 0 };
@@ -131,7 +133,8 @@ export class GraphExplorer implements Scheduler {
     const state = this.index.add(this.key());
     if (state >= this.enabled.length) {
       this.enabled = grow(this.enabled, this.enabled.length * 2);
-      this.finished = grow(this.finished, this.finished.length * 2);
+      this.canLock = grow(this.canLock, this.enabled.length);
+      this.finished = grow(this.finished, this.enabled.length);
     }
     const steps = this.stepsFrom(state);
     if (steps.length === 0) hooks.onEnd(execution);
@@ -142,14 +145,17 @@ export class GraphExplorer implements Scheduler {
     const { execution } = this;
     const steps: Step[] = [];
     let enabled = 0;
+    let canLock = 0;
     for (let lane = 0; lane < execution.lanes; lane++) {
       if (!execution.isEnabled(lane)) continue;
       enabled |= 1 << lane;
       const op = (execution.world.tasks[lane] as Task | undefined)?.op;
+      if (op !== undefined && isStronglyFair(op)) canLock |= 1 << lane;
       const outcomes = op?.kind === OpKind.Choose ? op.lo : 1;
       for (let choice = 0; choice < outcomes; choice++) steps.push({ lane, choice });
     }
     this.enabled[state] = enabled;
+    this.canLock[state] = canLock;
     this.finished[state] = execution.world.tasks.reduce((bits, task) => bits | (task.finished ? 1 << task.lane : 0), 0);
     return steps;
   }
@@ -184,10 +190,9 @@ export class GraphExplorer implements Scheduler {
     const { edges } = this;
     const bit = 1 << task.lane;
     const keep = (edge: number): boolean => !(edges.isProgress(edge) && edges.lane(edge) === task.lane);
-    const component = components(this.index.size, edges.forward(), keep);
-    const fairness = this.fairnessOf(component, keep);
+    const { component, fair } = this.fairComponents(keep);
     const starves = (state: number): boolean =>
-      ((this.finished[state] as number) & bit) === 0 && fairness.get(component[state] as number) === this.allLanes();
+      ((this.finished[state] as number) & bit) === 0 && fair.has(component[state] as number);
     const path = this.shortestPath(0, starves, () => true);
     if (path === null) return null;
     const last = path.at(-1);
@@ -200,22 +205,46 @@ export class GraphExplorer implements Scheduler {
     return (1 << this.execution.lanes) - 1;
   }
 
-  /** By component that has a cycle: the lanes that move inside it, or cannot move somewhere in it. */
-  private fairnessOf(component: Int32Array, keep: (edge: number) => boolean): Map<number, number> {
-    const fairness = new Map<number, number>();
+  /** The components that hold a fair cycle, after states were taken out as strong fairness asks. */
+  private fairComponents(keep: (edge: number) => boolean): { component: Int32Array; fair: Set<number> } {
     const { edges } = this;
+    const { size } = this.index;
+    const out = new Uint8Array(size);
+    for (;;) {
+      const inside = (edge: number): boolean => keep(edge) && out[edges.from(edge)] === 0 && out[edges.to(edge)] === 0;
+      const component = components(size, edges.forward(), inside);
+      const moves = this.lanesByComponent(component, inside);
+      const blocked = new Map<number, number>();
+      const waits = new Map<number, number>();
+      for (let state = 0; state < size; state++) {
+        const id = component[state] as number;
+        if (out[state] !== 0 || !moves.has(id)) continue;
+        blocked.set(id, (blocked.get(id) ?? 0) | (this.allLanes() & ~(this.enabled[state] as number)));
+        waits.set(id, (waits.get(id) ?? 0) | ((this.canLock[state] as number) & ~(moves.get(id) as number)));
+      }
+      let changed = false;
+      for (let state = 0; state < size; state++) {
+        const starved = waits.get(component[state] as number) ?? 0;
+        if (out[state] !== 0 || ((this.canLock[state] as number) & starved) === 0) continue;
+        out[state] = 1;
+        changed = true;
+      }
+      if (changed) continue;
+      const fair = [...moves].filter(([id, lanes]) => (lanes | (blocked.get(id) ?? 0)) === this.allLanes());
+      return { component, fair: new Set(fair.map(([id]) => id)) };
+    }
+  }
+
+  /** By component that has a cycle: the lanes that move inside it. */
+  private lanesByComponent(component: Int32Array, inside: (edge: number) => boolean): Map<number, number> {
+    const { edges } = this;
+    const lanes = new Map<number, number>();
     for (let edge = 0; edge < edges.length; edge++) {
-      const from = edges.from(edge);
-      const id = component[from] as number;
-      if (id !== component[edges.to(edge)] || !keep(edge)) continue;
-      fairness.set(id, (fairness.get(id) ?? 0) | (1 << edges.lane(edge)));
+      const id = component[edges.from(edge)] as number;
+      if (id !== component[edges.to(edge)] || !inside(edge)) continue;
+      lanes.set(id, (lanes.get(id) ?? 0) | (1 << edges.lane(edge)));
     }
-    for (let state = 0; state < this.index.size; state++) {
-      const id = component[state] as number;
-      const lanes = fairness.get(id);
-      if (lanes !== undefined) fairness.set(id, lanes | (this.allLanes() & ~(this.enabled[state] as number)));
-    }
-    return fairness;
+    return lanes;
   }
 
   /** A way from `start` round its component and back, in which every lane moves or is somewhere unable to. */
@@ -287,13 +316,19 @@ export class GraphExplorer implements Scheduler {
 
   private trace(cameBy: ReadonlyMap<number, number>, state: number): number[] {
     const path: number[] = [];
-    for (let edge = cameBy.get(state) as number; edge >= 0; edge = cameBy.get(this.edges.from(edge)) as number) path.push(edge);
+    for (let edge = cameBy.get(state) as number; edge >= 0; edge = cameBy.get(this.edges.from(edge)) as number)
+      path.push(edge);
     return path.reverse();
   }
 
   private stepsOf(path: readonly number[]): Step[] {
     return path.map((edge) => ({ lane: this.edges.lane(edge), choice: this.edges.choice(edge) }));
   }
+}
+
+/** Locks are queues: who waits for one gets it if it is free again and again. */
+function isStronglyFair(op: Operation<unknown>): boolean {
+  return op.kind === OpKind.Acquire || op.kind === OpKind.AcquireShared || (op.kind === OpKind.Await && op.lo === 1);
 }
 
 function chainHash(key: Hash, part: Hash): void {
@@ -327,7 +362,10 @@ class StateIndex {
   private holds(state: number, key: Hash): boolean {
     const at = state * 4;
     return (
-      this.keys[at] === key[0] && this.keys[at + 1] === key[1] && this.keys[at + 2] === key[2] && this.keys[at + 3] === key[3]
+      this.keys[at] === key[0] &&
+      this.keys[at + 1] === key[1] &&
+      this.keys[at + 2] === key[2] &&
+      this.keys[at + 3] === key[3]
     );
   }
 

@@ -94,7 +94,8 @@ export class Mm {
     this.mmapLock = new RwLock(world, "mm->mmap_lock", true);
     this.pageTableLock = new SpinLock(world, "mm->page_table_lock");
     const tables = Math.ceil(pages / ENTRIES);
-    const label = (level: string, size: number) => (offset: number) => `${level}[${(base + (offset / 8) * size).toString(16)}]`;
+    const label = (level: string, size: number) => (offset: number) =>
+      `${level}[${(base + (offset / 8) * size).toString(16)}]`;
     this.pmds = world.allocate(8 * tables, "", label("pmd", PMD_SIZE));
     this.ptes = world.allocate(8 * pages, "", label("pte", PAGE_SIZE));
   }
@@ -125,8 +126,8 @@ export class Mm {
   }
 
   /** Puts a frame at `addr` during set-up; returns it. */
-  populate(addr: Hva, writable = true): Pfn {
-    const frame = this.frames.allocate(`frame@${addr.toString(16)}`);
+  populate(addr: Hva, label = `frame@${addr.toString(16)}`, writable = true): Pfn {
+    const frame = this.frames.allocate(label);
     this.pteOf(addr).value = makePte(frame, writable);
     return frame;
   }
@@ -216,11 +217,13 @@ function* followOrFault(mm: Mm, addr: Hva, write: boolean): Steps<UserPage | nul
 
 // --- changing mappings -----------------------------------------------------------------------------------------------
 
-function* notifyStart(mm: Mm, range: NotifierRange): Steps<void> {
+/** mmu_notifier_invalidate_range_start() */
+export function* notifyStart(mm: Mm, range: NotifierRange): Steps<void> {
   for (const ops of mm.notifiers) yield* ops.invalidateRangeStart(range);
 }
 
-function* notifyEnd(mm: Mm, range: NotifierRange): Steps<void> {
+/** mmu_notifier_invalidate_range_end() */
+export function* notifyEnd(mm: Mm, range: NotifierRange): Steps<void> {
   for (const ops of mm.notifiers) yield* ops.invalidateRangeEnd(range);
 }
 
@@ -232,10 +235,19 @@ function* revokeRange(mm: Mm, range: NotifierRange, because: string): Steps<void
   }
 }
 
-/** zap_page_range_single(): start(), clear the entries, free the frames, end(). */
-function* zapRange(mm: Mm, range: NotifierRange, because: string): Steps<void> {
+/**
+ * zap_page_range_single(): start(), clear the entries, free the frames, end().
+ * @param started done when start() has returned; for scenarios
+ */
+export function* zapRange(
+  mm: Mm,
+  range: NotifierRange,
+  because: string,
+  started: (() => Steps<void>) | null = null,
+): Steps<void> {
   yield* notifyStart(mm, range);
   yield* revokeRange(mm, range, because);
+  if (started !== null) yield* started();
   yield* spinLock(mm.pageTableLock);
   const freed: Pfn[] = [];
   for (let addr = range.start; addr < range.end; addr = hva(addr + PAGE_SIZE)) {
@@ -294,4 +306,11 @@ function* protectPage(mm: Mm, addr: Hva, prot: number): Steps<void> {
   const wasHidden = (pte & PTE_PRESENT) === 0;
   yield* store(cell, readable ? makePte(frame, (prot & PROT_WRITE) !== 0) : frame * PAGE_SIZE);
   if (readable && wasHidden) yield* allowFrame(mm.frames, frame);
+}
+
+/** A bare invalidation of a range in which nothing changes: what an unrelated thread's invalidations are to everybody else. */
+export function* invalidateRange(mm: Mm, start: Hva, end: Hva): Steps<void> {
+  const range: NotifierRange = { start, end, event: MMU_NOTIFY_CLEAR };
+  yield* notifyStart(mm, range);
+  yield* notifyEnd(mm, range);
 }

@@ -15,16 +15,16 @@ import {
   QUIET,
   retire,
   revive,
-  startLoop,
   type Steps,
   Struct,
-  u53,
+  startLoop,
   UsageError,
+  u53,
   type View,
   Violation,
   type World,
 } from "../../engine/index.ts";
-import { hpaToPfn, type Hpa, PAGE_SIZE, type Pfn, pfnToHpa } from "../../machine/index.ts";
+import { type Hpa, hpaToPfn, PAGE_SIZE, type Pfn, pfnToHpa } from "../../machine/index.ts";
 
 const PAGE = new Struct("page", { _refcount: u53 });
 export type Page = View<{ _refcount: typeof u53 }>;

@@ -1,0 +1,310 @@
+/**
+ * What the host decided while a case was recorded, as input for a model.
+ *
+ * Which host page backs a guest page, how large its mapping is, whether it is writable, and which notifier calls the host's mm makes: none of
+ * that is KVM's decision, so none of it is the model's to get right. The trace shows it (traces/README.md, "How to compare"):
+ *
+ *     kvm_page_fault vcpu 0 ... address 600000 error_code 100000007       the fault
+ *       mn_inv_start start=7f6d9f400000 end=7f6d9f600000 event=1          the host replaces the page, in the faulting thread
+ *       mn_inv_end   start=7f6d9f400000 end=7f6d9f600000
+ *       [no kvm_mmu_spte_requested: KVM saw that, gives up, the guest faults again]
+ *     kvm_page_fault vcpu 0 ... address 600000 error_code 100000006
+ *       kvm_mmu_spte_requested gfn 600 pfn 6d4c level 1                   the answer
+ *
+ * A model asks {@link HostPlan.decide} at each fault, and replays {@link HostPlan.calls} for what other threads did. It may take frame numbers from
+ * here or make its own, as long as equal stays equal: the comparison renames them.
+ */
+import type { U64 } from "../engine/index.ts";
+import type { TraceLine } from "./ftrace.ts";
+import { type HostLayout, type Piece, piecesOf } from "./host-layout.ts";
+import * as mmu from "./mmu-event.ts";
+import type { KernelRecording } from "./recording.ts";
+import type { Workload } from "./workload.ts";
+
+/** A call of one of KVM's notifier callbacks. */
+export interface NotifierCall {
+  readonly kind: "invalidate-start" | "invalidate-end" | "clear-flush-young" | "clear-young" | "test-young" | "release";
+  /** enum mmu_notifier_event of an invalidation's start: 0 unmap, 1 clear, 2 protection of a VMA, 3 protection of a page. */
+  readonly event: number | null;
+  /** Host addresses as recorded, `end` exclusive; 0 and 0 for release. */
+  readonly start: number;
+  readonly end: number;
+  /** The parts of the workload's memory that it touches; none: it is about the VMM's own memory. */
+  readonly pieces: readonly Piece[];
+  readonly task: string;
+  /** Order among all events of the trace. */
+  readonly counter: number;
+}
+
+/** What the host gave for a fault. */
+export interface Backing {
+  readonly gfn: number;
+  /** Frame of exactly that gfn; null: no memslot there. */
+  readonly pfn: number | null;
+  /** Level that KVM went for, after the host's mapping level and KVM's own limits. */
+  readonly level: number;
+  /** Whether the host's mapping was writable, from the entry that was made; null when none was. */
+  readonly hostWritable: boolean | null;
+}
+
+export interface FaultDecision {
+  readonly operation: number;
+  readonly task: string;
+  /** Null when no vcpu faulted: KVM_PRE_FAULT_MEMORY. */
+  readonly vcpu: number | null;
+  /** How many faults the vcpu took in this operation before. */
+  readonly taken: number;
+  readonly rip: number | null;
+  /** Guest-physical with NPT, guest-virtual with shadow paging. */
+  readonly address: number;
+  readonly errorCode: U64 | null;
+  /** The faulting guest frame; null with shadow paging when the fault was not resolved. */
+  readonly gfn: number | null;
+  /** Notifier calls in the faulting thread before the page was there. */
+  readonly before: readonly NotifierCall[];
+  /** Null: not resolved (a retry, a guest page fault, an emulation, a fast page fault). */
+  readonly requested: Backing | null;
+  /** Neighbours that were mapped in passing (shadow paging), in order. */
+  readonly prefetched: readonly Backing[];
+  /** Notifier calls in the faulting thread after, up to its next fault or exit. */
+  readonly after: readonly NotifierCall[];
+  readonly counter: number;
+}
+
+/** A step of what the host did, in the order of the trace. */
+export type PlanStep =
+  | { readonly kind: "fault"; readonly fault: FaultDecision }
+  | { readonly kind: "notifier"; readonly call: NotifierCall };
+
+/** A guest frame, aligned to `level`, that the host backs with a page of that level. */
+export interface HugePage {
+  readonly gfn: number;
+  readonly level: number;
+}
+
+/** A question at a fault. */
+export interface FaultQuery {
+  readonly operation: number;
+  readonly vcpu: number;
+  readonly gfn: number;
+  /** How many faults the vcpu took in this operation already. */
+  readonly taken: number;
+}
+
+const PAGE = 4096;
+
+export class HostPlan {
+  readonly layout: HostLayout;
+  /** Notifier calls of the set-up and of the teardown that touch memory. */
+  readonly setup: readonly NotifierCall[];
+  readonly teardown: readonly NotifierCall[];
+  private readonly operations: readonly (readonly PlanStep[])[];
+  private readonly huge: readonly (readonly HugePage[])[];
+
+  constructor(recording: KernelRecording, workload: Workload) {
+    this.layout = recording.layout;
+    const isNpt = workload.kernelParams.npt;
+    this.operations = recording.operations.map((operation) => {
+      return stepsOf([...operation.lines, ...operation.after], operation.index, this.layout, isNpt);
+    });
+    this.huge = recording.operations.map((operation) => hugePagesIn([...operation.lines, ...operation.after]));
+    const callsIn = (lines: readonly TraceLine[]) =>
+      lines.map((line) => notifierCall(line, this.layout)).filter((call) => call !== null);
+    this.setup = callsIn(recording.setup);
+    this.teardown = callsIn(recording.teardown);
+  }
+
+  /** Everything the host did in an operation, in order. */
+  steps(operation: number): readonly PlanStep[] {
+    return this.operations[operation] ?? [];
+  }
+
+  /** The faults of a vcpu in an operation; without a vcpu, the pages of KVM_PRE_FAULT_MEMORY. */
+  faults(operation: number, vcpu: number | null): readonly FaultDecision[] {
+    return this.steps(operation).flatMap((step) =>
+      step.kind === "fault" && step.fault.vcpu === vcpu ? [step.fault] : [],
+    );
+  }
+
+  /** Notifier calls of an operation outside of faults; of one thread, or of all. */
+  calls(operation: number, task?: string): readonly NotifierCall[] {
+    return this.steps(operation).flatMap((step) =>
+      step.kind === "notifier" && (task === undefined || step.call.task === task) ? [step.call] : [],
+    );
+  }
+
+  /**
+   * What happened at a fault. The fault of the same number is meant, if it was on this frame; a model that has taken a fault more or less
+   * gets the next one on the frame, then any on the frame in this operation.
+   *
+   * @returns null when the recording has no such fault; {@link backing} may still know the page
+   */
+  decide({ operation, vcpu, gfn, taken }: FaultQuery): FaultDecision | null {
+    const own = this.faults(operation, vcpu);
+    const exact = own[taken];
+    if (exact !== undefined && (exact.gfn === null || exact.gfn === gfn)) return exact;
+    const isHere = (fault: FaultDecision) => fault.gfn === gfn;
+    const others = this.steps(operation).flatMap((step) => (step.kind === "fault" ? [step.fault] : []));
+    return own.slice(taken).find(isHere) ?? own.find(isHere) ?? others.find(isHere) ?? null;
+  }
+
+  /** What last backed a guest frame up to an operation, or first did after it; null when no event ever says. */
+  backing(query: { readonly operation: number; readonly gfn: number }): Backing | null {
+    const { operation, gfn } = query;
+    for (let at = operation; at >= 0; at--) {
+      const found = this.backings(at).findLast((each) => covers(each, gfn));
+      if (found !== undefined) return shifted(found, gfn);
+    }
+    for (let at = operation + 1; at < this.operations.length; at++) {
+      const found = this.backings(at).find((each) => covers(each, gfn));
+      if (found !== undefined) return shifted(found, gfn);
+    }
+    return null;
+  }
+
+  /**
+   * Huge host pages that came to light without a fault: KVM looked at the host's mapping when dirty logging went off, and replaced (7.2) or
+   * dropped (6.12) the table of small entries. Only the TDP MMU's are events.
+   */
+  hugePages(operation: number): readonly HugePage[] {
+    return this.huge[operation] ?? [];
+  }
+
+  private backings(operation: number): readonly Backing[] {
+    return this.steps(operation).flatMap((step) => {
+      if (step.kind !== "fault") return [];
+      return [...(step.fault.requested === null ? [] : [step.fault.requested]), ...step.fault.prefetched];
+    });
+  }
+}
+
+const pagesOf = (level: number) => 512 ** (level - 1);
+
+function covers(backing: Backing, gfn: number): boolean {
+  const base = backing.gfn - (backing.gfn % pagesOf(backing.level));
+  return gfn >= base && gfn < base + pagesOf(backing.level);
+}
+
+/** The same backing for another frame of its block. */
+function shifted(backing: Backing, gfn: number): Backing {
+  return { ...backing, gfn, pfn: backing.pfn === null ? null : backing.pfn + gfn - backing.gfn };
+}
+
+const CALLS: Readonly<Record<string, NotifierCall["kind"]>> = {
+  mn_inv_start: "invalidate-start",
+  mn_inv_end: "invalidate-end",
+  mn_clear_flush_young: "clear-flush-young",
+  mn_clear_young: "clear-young",
+  mn_test_young: "test-young",
+  mn_release: "release",
+};
+
+/** Reads a probe on a notifier callback; null for any other line. */
+function notifierCall(line: TraceLine, layout: HostLayout): NotifierCall | null {
+  const kind = CALLS[line.event];
+  if (kind === undefined) return null;
+  const field = (name: string) => new RegExp(`\\b${name}=(0x[0-9a-f]+|\\d+)`).exec(line.text)?.[1];
+  const start = Number(field("start") ?? field("addr") ?? 0);
+  const end = Number(field("end") ?? (kind === "test-young" ? start + 1 : 0));
+  const event = field("event");
+  return {
+    kind,
+    event: event === undefined ? null : Number(event),
+    start,
+    end,
+    pieces: piecesOf(layout, start, end),
+    task: line.task,
+    counter: line.counter,
+  };
+}
+
+type Writable<T> = { -readonly [K in keyof T]: T[K] extends readonly (infer Item)[] ? Item[] : T[K] };
+
+/** A fault whose outcome is being read. */
+type OpenFault = Writable<FaultDecision>;
+
+/** Reads one operation. Each thread has at most one fault in progress. */
+function stepsOf(
+  lines: readonly TraceLine[],
+  operation: number,
+  layout: HostLayout,
+  isNpt: boolean,
+): readonly PlanStep[] {
+  const steps: PlanStep[] = [];
+  const open = new Map<string, OpenFault>();
+  const taken = new Map<number, number>();
+  const start = (line: TraceLine, fault: mmu.PageFault | null, gfn: number | null): OpenFault => {
+    const vcpu = fault?.vcpu ?? null;
+    const count = vcpu === null ? 0 : (taken.get(vcpu) ?? 0);
+    if (vcpu !== null) taken.set(vcpu, count + 1);
+    const decision: OpenFault = {
+      operation,
+      task: line.task,
+      vcpu,
+      taken: count,
+      gfn,
+      counter: line.counter,
+      rip: fault?.rip ?? null,
+      address: fault?.address ?? (gfn ?? 0) * PAGE,
+      errorCode: fault?.errorCode ?? null,
+      before: [],
+      requested: null,
+      prefetched: [],
+      after: [],
+    };
+    steps.push({ kind: "fault", fault: decision });
+    open.set(line.task, decision);
+    return decision;
+  };
+  for (const line of lines) {
+    const current = open.get(line.task);
+    const call = notifierCall(line, layout);
+    if (call !== null) {
+      if (current === undefined) steps.push({ kind: "notifier", call });
+      else (current.requested === null ? current.before : current.after).push(call);
+    } else if (line.event === "kvm_page_fault") {
+      const fault = mmu.parsePageFault(line.text);
+      if (fault !== null) start(line, fault, isNpt ? Math.floor(fault.address / PAGE) : null);
+    } else if (line.event === "kvm_userspace_exit" || line.event === "kvm_entry") open.delete(line.task);
+    else if (line.event === "kvm_mmu_spte_requested") {
+      const requested = mmu.parseSpteRequested(line.text);
+      if (requested === null) continue;
+      const fault = current?.requested === null ? current : start(line, null, requested.gfn);
+      fault.gfn = requested.gfn;
+      fault.requested = { ...requested, hostWritable: null };
+    } else if (current !== undefined) noteEntry(line, current);
+  }
+  return steps;
+}
+
+/** Tables that are recovered after one of the functions that do so has been entered, up to the thread's next step of another kind. */
+function hugePagesIn(lines: readonly TraceLine[]): readonly HugePage[] {
+  const recovering = new Set<string>();
+  const found: HugePage[] = [];
+  for (const line of lines) {
+    if (line.event === "zap_collapsible" || line.event === "recover_huge") recovering.add(line.task);
+    else if (line.event === "kvm_tdp_mmu_spte_changed") {
+      const event = recovering.has(line.task) ? mmu.parseSpteChanged(line.text) : null;
+      if (event === null || !mmu.isPresent(event.oldSpte) || mmu.isLeaf(event.oldSpte, event.level)) continue;
+      // A frozen entry is one of a table that went away with a larger one.
+      if (!mmu.isFrozen(event.newSpte)) found.push({ gfn: event.gfn, level: event.level });
+    } else if (!line.event.startsWith("kvm_mmu_") && !line.event.startsWith("flush_")) recovering.delete(line.task);
+  }
+  return found;
+}
+
+/** An entry made while a fault is in progress tells whether the host's mapping was writable, or is a neighbour mapped in passing. */
+function noteEntry(line: TraceLine, fault: OpenFault): void {
+  const changed = line.event === "kvm_tdp_mmu_spte_changed" ? mmu.parseSpteChanged(line.text) : null;
+  const set = line.event === "kvm_mmu_set_spte" ? mmu.parseSetSpte(line.text) : null;
+  const entry = changed === null ? set : { gfn: changed.gfn, level: changed.level, spte: changed.newSpte };
+  const { requested } = fault;
+  if (entry === null || requested === null || !mmu.isLeaf(entry.spte, entry.level)) return;
+  const hostWritable = mmu.isHostWritable(entry.spte);
+  const base = requested.gfn - (requested.gfn % pagesOf(entry.level));
+  if (entry.gfn === base) {
+    if (requested.hostWritable === null) fault.requested = { ...requested, hostWritable };
+  } else if (set !== null) {
+    fault.prefetched.push({ gfn: set.gfn, pfn: mmu.frameOf(set.spte), level: set.level, hostWritable });
+  }
+}
