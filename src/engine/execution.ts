@@ -239,6 +239,11 @@ export class Execution implements Driver {
     return this.forwardingStore(lane, op.addr, op.size) === null;
   }
 
+  /** True for a barrier that waits for another task's store buffer. */
+  watchesBufferOf(lane: number, op: Operation<unknown>): boolean {
+    return this.model === "tso" && op.kind === OpKind.Fence && op.lo !== lane;
+  }
+
   private forwardingStore(lane: number, addr: number, size: AccessSize): BufferedStore | null {
     return (this.buffers[lane] as StoreBuffer).newestOverlap(addr, size);
   }
@@ -269,8 +274,8 @@ export class Execution implements Driver {
       return;
     }
     const { op } = this.world.tasks[lane] as Task;
-    if (this.model === "tso" && isDraining(op.kind)) {
-      const drained = this.laneLast[tasksMax + (op.kind === OpKind.Fence ? op.lo : lane)] as number;
+    if (this.model === "tso" && isDraining(op.kind) && !this.watchesBufferOf(lane, op)) {
+      const drained = this.laneLast[tasksMax + lane] as number;
       if (drained >= 0) this.join(row, drained);
     }
     if (op.kind === OpKind.Join) {
@@ -381,10 +386,19 @@ export class Execution implements Driver {
         this.issue(i, op, lane);
         return null;
       }
+      if (op.kind === OpKind.StoreNow) this.refuseMixedStores(op, lane);
       if ((op.kind === OpKind.Load || op.kind === OpKind.Await) && this.forwardLoad(i, op, lane)) return null;
     }
     this.accessNow(i, op.kind, op.addr, op.size, op.lo, op.hi, op, lane);
     return null;
+  }
+
+  /** A task that stores to a place both at once and through its buffer has no order of its own there: a program's mistake. */
+  private refuseMixedStores(op: Operation<unknown>, lane: number): void {
+    const list = this.listOf(this.history.locationOf(op.addr));
+    const waits = (this.buffers[lane] as StoreBuffer).newestOverlap(op.addr, op.size) !== null;
+    if (!waits && !list.some((event) => this.isOwnDrain(event, lane))) return;
+    throw new UsageError(`${this.world.nameOf(op.addr)}: one task uses both store() and storeNow() on it; use one of them`);
   }
 
   /** An access to memory itself, by a task or a draining store. */
@@ -474,6 +488,9 @@ export class Execution implements Driver {
       case OpKind.Lifetime:
         this.changeLife(i, op, task);
         return;
+      case OpKind.Fence:
+        if (this.watchesBufferOf(task.lane, op)) this.touchBuffer(i, op.lo, AccessClass.Read);
+        return;
       default:
         return;
     }
@@ -503,7 +520,30 @@ export class Execution implements Driver {
 
   private issue(i: number, op: Operation<unknown>, lane: number): void {
     const { addr, size, lo, hi } = op;
-    (this.buffers[lane] as StoreBuffer).issue({ addr, size, lo, hi, issued: i, forwarded: [] });
+    const buffer = this.buffers[lane] as StoreBuffer;
+    if (this.world.watchesBuffers) this.touchBuffer(i, lane, AccessClass.Write);
+    buffer.issue({ addr, size, lo, hi, issued: i, forwarded: [] });
+  }
+
+  /**
+   * Where somebody may wait for another task's buffer to be empty, entering it and finding it empty conflict: it matters which comes first.
+   */
+  private touchBuffer(i: number, lane: number, access: AccessClass): void {
+    const { events } = this;
+    const location = this.bufferLocation(lane);
+    events.location[i] = location;
+    events.access[i] = access;
+    events.oldLo[i] = (this.buffers[lane] as StoreBuffer).waiting.length;
+    events.oldHi[i] = 0;
+    this.orderAfter(i, location, events.access, access, -1);
+    const drained = this.laneLast[this.world.tasksMax + lane] as number;
+    if (access === AccessClass.Read && drained >= 0) this.join(i * this.lanes, drained);
+    this.history.append(location, i);
+  }
+
+  /** The location that stands for a task's store buffer: a granule of the page at 0, where nothing is allocated. */
+  bufferLocation(lane: number): number {
+    return this.history.locationOf(8 * (lane + 1));
   }
 
   /** Answers a load from the own buffer; false when memory has to. */

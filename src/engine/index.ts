@@ -60,4 +60,4 @@ export { kernelName, QUIET, type Replay, type ReplayStep, replay, type SourcePla
 export { formatSchedule, parseSchedule, type Schedule, type Step } from "./schedule.ts";
 export type { BodyFactory, Task, TaskBody } from "./task.ts";
 export * from "./u64.ts";
-export { type TraceEvent, World, type WorldOptions } from "./world.ts";
+export { type TraceEvent, type TraceRecord, World, type WorldOptions } from "./world.ts";

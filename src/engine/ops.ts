@@ -76,8 +76,10 @@ export function fetchAnd<T>(cell: Cell<T>, mask: T): Operation<T> {
 }
 
 /** Locked or; the result is the old value. */
-export function fetchOr<T>(cell: Cell<T>, mask: T): Operation<T> {
-  return withOperand(OpKind.Or, cell, mask);
+export function fetchOr<T>(cell: Cell<T>, mask: T, text = ""): Operation<T> {
+  const op = withOperand(OpKind.Or, cell, mask);
+  op.text = text;
+  return op;
 }
 
 /** Locked compare-exchange; the result is the value found: `expected` if and only if it was replaced. */
@@ -125,6 +127,8 @@ export function releaseShared(cell: Cell, update: Update, text = ""): Operation<
   return op;
 }
 
+const isEmpty = (waiting: number): boolean => waiting === 0;
+
 /**
  * Full memory barrier: waits until the own store buffer is empty.
  * @param of wait for the buffer of this task instead: what an interrupt does to the CPU that it hits
@@ -132,6 +136,9 @@ export function releaseShared(cell: Cell, update: Update, text = ""): Operation<
 export function fence(world: World, of: Task | null = null): Operation<number> {
   const op = begin(world, OpKind.Fence, null) as Operation<number>;
   op.lo = of === null ? op.task.lane : of.lane;
+  if (of === null) return op;
+  assert(world.watchesBuffers, "a program that waits for others' store buffers sets watchesBuffers");
+  op.ready = isEmpty;
   return op;
 }
 

@@ -23,6 +23,12 @@ export interface TraceEvent {
   readonly name: string;
 }
 
+/** An event, and the task that reported it (null: set-up). */
+export interface TraceRecord {
+  readonly task: Task | null;
+  readonly event: TraceEvent;
+}
+
 export interface WorldOptions {
   /** Bytes for what set-up allocates. */
   readonly staticBytes?: number;
@@ -72,6 +78,8 @@ export class World {
   /** The task whose code is running; null during set-up and between steps. */
   current: Task | null = null;
   driver: Driver = IDLE_DRIVER;
+  /** Some task waits for the store buffers of others (fence() with a task); set during set-up by who does so. */
+  watchesBuffers = false;
   /** Hashes of memory and of where tasks stand are kept. */
   comparesStates = false;
   /** When set, each request of a task is shown to it with the call stack: for replays that people read. */
@@ -79,7 +87,7 @@ export class World {
   /** When set, each plain access is shown to it after it was made: for replays that people read. */
   onPlain: ((task: Task, addr: number, isWrite: boolean, lo: number, hi: number) => void) | null = null;
   /** Events reported so far in this execution. */
-  readonly trace: TraceEvent[] = [];
+  readonly trace: TraceRecord[] = [];
   /** Makes {@link Task.local}; set by the floor that needs it. */
   makeLocal: (task: Task) => unknown = () => undefined;
   readonly staticBytes: number;
@@ -239,7 +247,7 @@ export class World {
   /** Reports a tracepoint of the modelled code. */
   emit(event: TraceEvent): void {
     if (this.current?.ghost) return;
-    this.trace.push(event);
+    this.trace.push({ task: this.current, event });
   }
 
   /** What the report calls the place `addr`. */

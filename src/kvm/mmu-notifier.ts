@@ -11,7 +11,7 @@
  * that the sequence has moved, whatever happened between. When no memslot overlaps, n3 and e1 do nothing at all.
  * Stands for kvm_mmu_notifier_invalidate_range_start() and _end(), __kvm_handle_hva_range(), of 6.12 and 7.2 (ranges in guest frames).
  */
-import { load, type Steps, store, type TraceEvent } from "../engine/index.ts";
+import { load, type Steps, store } from "../engine/index.ts";
 import {
   assertHeldWrite,
   type MmuNotifierOps,
@@ -21,17 +21,11 @@ import {
   writeLock,
   writeUnlock,
 } from "../kernel/index.ts";
-import type { Gfn, Hva } from "../machine/index.ts";
+import type { Gfn } from "../machine/index.ts";
 import { gpcProtocol } from "./gpc-protocols.ts";
 import type { Kvm } from "./kvm.ts";
 import { gfnRangeOf, kvmMemslots } from "./memslots.ts";
-
-/** Tracepoint kvm:kvm_unmap_hva_range. */
-export interface UnmapHvaRangeEvent extends TraceEvent {
-  readonly name: "kvm_unmap_hva_range";
-  readonly start: Hva;
-  readonly end: Hva;
-}
+import type { KvmEvent } from "./trace.ts";
 
 /** What KVM registers with the host mm. */
 export function mmuNotifierOps(kvm: Kvm): MmuNotifierOps {
@@ -42,7 +36,7 @@ export function mmuNotifierOps(kvm: Kvm): MmuNotifierOps {
 }
 
 function* kvmMmuNotifierInvalidateRangeStart(kvm: Kvm, range: NotifierRange): Steps<void> {
-  const event: UnmapHvaRangeEvent = { name: "kvm_unmap_hva_range", start: range.start, end: range.end };
+  const event: KvmEvent = { name: "kvm_unmap_hva_range", start: range.start, end: range.end };
   kvm.world.emit(event);
   yield* gpcProtocol(kvm.variants.gpc).invalidateStart(kvm, range);
   const index = yield* srcuReadLock(kvm.srcu);
@@ -93,8 +87,8 @@ export function* kvmMmuInvalidateBegin(kvm: Kvm): Steps<void> {
   const inProgress = kvm.mmuInvalidateInProgress.value + 1;
   yield* store(kvm.mmuInvalidateInProgress, inProgress);
   if (inProgress === 1) {
-    kvm.mmuInvalidateRangeStart.value = 0;
-    kvm.mmuInvalidateRangeEnd.value = 0;
+    yield* store(kvm.mmuInvalidateRangeStart, 0);
+    yield* store(kvm.mmuInvalidateRangeEnd, 0);
   }
 }
 
@@ -102,13 +96,13 @@ export function* kvmMmuInvalidateRangeAdd(kvm: Kvm, start: Gfn, end: Gfn): Steps
   assertHeldWrite(kvm.mmuLock);
   const { mmuInvalidateRangeStart, mmuInvalidateRangeEnd } = kvm;
   if (mmuInvalidateRangeEnd.value === 0) {
-    mmuInvalidateRangeStart.value = start;
-    mmuInvalidateRangeEnd.value = end;
+    yield* store(mmuInvalidateRangeStart, start);
+    yield* store(mmuInvalidateRangeEnd, end);
     return;
   }
   // Several invalidations in progress: their union. Rarely exact, always safe.
-  mmuInvalidateRangeStart.value = Math.min(mmuInvalidateRangeStart.value, start);
-  mmuInvalidateRangeEnd.value = Math.max(mmuInvalidateRangeEnd.value, end);
+  yield* store(mmuInvalidateRangeStart, Math.min(mmuInvalidateRangeStart.value, start));
+  yield* store(mmuInvalidateRangeEnd, Math.max(mmuInvalidateRangeEnd.value, end));
 }
 
 /** kvm_mmu_invalidate_end() */
@@ -125,4 +119,17 @@ export function mmuInvalidateRetryGfn(kvm: Kvm, mmuSeq: number, gfn: Gfn): boole
   const inProgress = mmuInvalidateInProgress.value > 0;
   if (inProgress && gfn >= mmuInvalidateRangeStart.value && gfn < mmuInvalidateRangeEnd.value) return true;
   return mmuInvalidateSeq.value !== mmuSeq;
+}
+
+/** mmu_invalidate_retry_gfn_unsafe(): the same look without the lock; may miss an invalidation, and only spares taking the lock. */
+export function* mmuInvalidateRetryGfnUnsafe(kvm: Kvm, mmuSeq: number, gfn: Gfn): Steps<boolean> {
+  const inProgress = (yield* load(kvm.mmuInvalidateInProgress)) > 0;
+  if (
+    inProgress &&
+    gfn >= (yield* load(kvm.mmuInvalidateRangeStart)) &&
+    gfn < (yield* load(kvm.mmuInvalidateRangeEnd))
+  ) {
+    return true;
+  }
+  return (yield* load(kvm.mmuInvalidateSeq)) !== mmuSeq;
 }

@@ -19,9 +19,19 @@ export interface KvmVariants {
    * attempt that is thrown away leaves no trace, so a later attempt is the same as a first one made later.
    */
   readonly gpcRetriesMax: number;
+  /**
+   * How often a vCPU may fault on one instruction before its thread gives up; Infinity in Linux, where a guest that touches a range under
+   * invalidation faults again and again. The same holds as for gpcRetriesMax.
+   */
+  readonly faultsMax: number;
 }
 
-export const LINUX_7_2: KvmVariants = { kernel: "7.2", gpc: "D0", gpcRetriesMax: Number.POSITIVE_INFINITY };
+export const LINUX_7_2: KvmVariants = {
+  kernel: "7.2",
+  gpc: "D0",
+  gpcRetriesMax: Number.POSITIVE_INFINITY,
+  faultsMax: Number.POSITIVE_INFINITY,
+};
 export const LINUX_6_12: KvmVariants = { ...LINUX_7_2, kernel: "6.12" };
 
 /** @throws UsageError for an unknown version */

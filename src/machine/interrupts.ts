@@ -33,6 +33,7 @@ export class Interrupts {
   /** @param cpus how many CPUs there are; thread n runs on CPU n */
   constructor(world: World, cpus: number) {
     this.world = world;
+    world.watchesBuffers = true;
     this.masked = cells(world, "irqs_off", cpus);
     this.pending = cells(world, "ipi_pending", cpus);
   }
@@ -51,8 +52,10 @@ export function maskInterrupts(interrupts: Interrupts, cpu: number): Operation<n
   return storeNow(interrupts.maskedOf(cpu), 1, "local_irq_disable()");
 }
 
-export function unmaskInterrupts(interrupts: Interrupts, cpu: number): Operation<number> {
-  return storeNow(interrupts.maskedOf(cpu), 0, "local_irq_enable()");
+/** local_irq_enable(): an interrupt that is pending is taken before the CPU goes on. */
+export function* unmaskInterrupts(interrupts: Interrupts, cpu: number): Steps<void> {
+  yield* storeNow(interrupts.maskedOf(cpu), 0, "local_irq_enable()");
+  yield* awaitUntil(interrupts.pendingOf(cpu), (pending) => pending === 0, `CPU ${cpu} has taken its IPIs`);
 }
 
 /** True when an interrupt waits: the guest is left before its next instruction. */

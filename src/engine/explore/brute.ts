@@ -59,7 +59,8 @@ export class BruteForceExplorer implements Scheduler {
 /** A text that is the same for two executions exactly when they are one execution graph. */
 export function graphOf(execution: Execution): string {
   const { events } = execution;
-  const { tasksMax } = execution.world;
+  // Without store buffers, an order of lanes that no lane reaches.
+  const tasksMax = execution.model === "tso" ? execution.world.tasksMax : Number.POSITIVE_INFINITY;
   const lines: string[] = [];
   for (let b = 0; b < events.length; b++) {
     const after: string[] = [];
@@ -108,19 +109,12 @@ function isLoad(events: EventLog, i: number): boolean {
 
 /** Where in the order of memory the event stands: a load of an own store that has yet to drain stands just after that drain. */
 function placeOf(events: EventLog, tasksMax: number, i: number): number {
-  if (!isLoad(events, i)) return i;
+  if (tasksMax === Number.POSITIVE_INFINITY || !isLoad(events, i)) return i;
   const lane = events.lane[i] as number;
   // The own stores to the location issued before the load, in order, drain in that order.
   let issued = 0;
   for (let k = 0; k < i; k++) {
-    if (
-      events.lane[k] === lane &&
-      events.kind[k] === OpKind.Store &&
-      events.location[k] === 0 &&
-      sameGranule(events, k, i)
-    ) {
-      issued++;
-    }
+    if (events.lane[k] === lane && events.kind[k] === OpKind.Store && sameGranule(events, k, i)) issued++;
   }
   if (issued === 0) return i;
   for (let k = 0; k < events.length; k++) {

@@ -367,7 +367,14 @@ export class DporExplorer implements Scheduler {
       return;
     }
     const { op } = world.tasks[lane] as Task;
-    if (op.kind <= OpKind.ReleaseShared) {
+    if (execution.watchesBufferOf(lane, op)) {
+      const location = execution.bufferLocation(op.lo);
+      this.examineList({ lane, row, at, location, access: AccessClass.Read, isLife: false });
+    } else if (op.kind <= OpKind.ReleaseShared) {
+      if (world.watchesBuffers && execution.model === "tso" && op.kind === OpKind.Store) {
+        const location = execution.bufferLocation(lane);
+        this.examineList({ lane, row, at, location, access: AccessClass.Write, isLife: false });
+      }
       if (execution.touchesMemory(lane, op)) {
         this.examineList({
           lane,

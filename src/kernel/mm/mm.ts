@@ -174,6 +174,11 @@ export function* getUserPageFast(mm: Mm, addr: Hva, write: boolean): Steps<UserP
   return yield* grabStable(mm, cell, pte, pteFrame(pte), 1);
 }
 
+/** host_pfn_mapping_level(): the level of the host's own mapping, looked at without a lock; a hint, checked by the caller's sequence number. */
+export function* hostMappingLevel(mm: Mm, addr: Hva): Steps<number> {
+  return ((yield* load(mm.pmdOf(addr))) & PTE_HUGE) !== 0 ? 2 : 1;
+}
+
 function* grabStable(mm: Mm, cell: Cell, entry: number, frame: Pfn, level: number): Steps<UserPage | null> {
   if (!(yield* tryGetPage(mm.frames, frame))) return null;
   if ((yield* load(cell)) !== entry) {

@@ -1,0 +1,165 @@
+/**
+ * The commands, their options and what is said when they are misused.
+ *
+ * Exit status: 0 holds, 1 does not (see EXIT_STATUS), 2 unusable input or usage with one line on standard error, 70 a bug in racewalk.
+ */
+import { readFileSync } from "node:fs";
+import { Command, CommanderError, Option } from "commander";
+import { EngineBug, UsageError } from "../engine/index.ts";
+import { shellWord } from "../report/text.ts";
+import { type CheckCommandOptions, checkCommand } from "./check.ts";
+import { type ReplayCommandOptions, replayCommand } from "./replay.ts";
+import { studiesCommand } from "./studies.ts";
+import type { Terminal } from "./terminal.ts";
+import { collect, duration, oneOf, wholeNumber } from "./values.ts";
+
+const UNUSABLE = 2;
+/** EX_SOFTWARE of sysexits.h. */
+const BUG = 70;
+
+const CHECK_HELP = `
+Exit status: 0 when every verdict is the expected one, expected failures
+included; a cell without an expected verdict must not fail. 1 when one
+differs or is unknown (the budget was over, ^C). A random sample that finds
+nothing gives "unknown", and does not contradict an expected "holds".
+2 for unusable input or usage: one line says what is wrong.
+
+A study file is TypeScript, anywhere on disk:
+    import { cell, program, study } from "racewalk";`;
+
+const REPLAY_HELP = `
+Take --variant and --schedule from the report of "racewalk check".
+Exit status: 0 when nothing fails in the execution, 1 when something does,
+2 for unusable input or usage: one line says what is wrong.`;
+
+/** What each command does; tests put their own in. */
+export interface Handlers {
+  studies(options: { readonly json?: true }): Promise<void>;
+  check(study: string, options: CheckCommandOptions): Promise<void>;
+  replay(study: string, options: ReplayCommandOptions): Promise<void>;
+}
+
+/** Runs one command line. @returns the exit status */
+export async function runCommandLine(argv: readonly string[], terminal: Terminal): Promise<number> {
+  let status = 0;
+  const keep = async (promise: Promise<number>): Promise<void> => {
+    status = await promise;
+  };
+  const command = commandLine(
+    {
+      studies: (options) => keep(studiesCommand(options, terminal)),
+      check: (study, options) => keep(checkCommand(study, options, terminal)),
+      replay: (study, options) => keep(replayCommand(study, options, terminal)),
+    },
+    (text) => terminal.result(text),
+  );
+  try {
+    await command.parseAsync([...argv], { from: "user" });
+  } catch (error) {
+    terminal.progress(null);
+    return explain(error, argv, terminal);
+  }
+  return status;
+}
+
+/** @param writeHelp where --help and --version are printed */
+export function commandLine(handlers: Handlers, writeHelp: (text: string) => void): Command {
+  const racewalk = new Command("racewalk");
+  racewalk
+    .description("Linux KVM's x86 MMU, executable: walk every race of a design.")
+    .version(version())
+    .exitOverride()
+    .configureOutput({ writeOut: writeHelp, writeErr: () => undefined, getOutHelpWidth: () => 72 })
+    .helpCommand(false);
+  racewalk
+    .command("studies")
+    .description("list what can be checked")
+    .option("--json", "one JSON document on standard output")
+    .action((options: { readonly json?: true }) => handlers.studies(options));
+  addCheck(racewalk, handlers);
+  addReplay(racewalk, handlers);
+  return racewalk;
+}
+
+function addCheck(racewalk: Command, handlers: Handlers): void {
+  racewalk
+    .command("check")
+    .description("run each variant of a study and compare with the expected verdicts")
+    .argument("<study>", "the id of a study, or the path of a study file (.ts)")
+    .addOption(new Option("--variant <name>", "only this variant; may be repeated").argParser(collect))
+    .addOption(
+      new Option("--model <model>", "sc or tso, instead of each cell's own").argParser(oneOf(["sc", "tso"] as const)),
+    )
+    .addOption(
+      new Option("--strategy <strategy>", "dpor, random or graph, instead of each cell's own").argParser(
+        oneOf(["dpor", "random", "graph"] as const),
+      ),
+    )
+    .addOption(new Option("--seed <n>", "for random: where to start").argParser(wholeNumber(0)))
+    .addOption(new Option("--runs <n>", "for random: how many executions a cell").argParser(wholeNumber(1)))
+    .addOption(new Option("--budget <time>", "stop the whole check after 500ms, 30s, 2m").argParser(duration))
+    .addOption(new Option("--workers <n>", "threads; all cores when left out").argParser(wholeNumber(1)))
+    .option("--all-steps", "show every step in the diagrams")
+    .option("--json", "one JSON document on standard output")
+    .addHelpText("after", CHECK_HELP)
+    .action((study: string, options: CheckCommandOptions) => handlers.check(study, options));
+}
+
+function addReplay(racewalk: Command, handlers: Handlers): void {
+  racewalk
+    .command("replay")
+    .description("run one execution again, step by step")
+    .argument("<study>", "the id of a study, or the path of a study file (.ts)")
+    .requiredOption("--variant <name>", "the variant")
+    .requiredOption("--schedule <schedule>", "which execution, as in use:sc/a3b2")
+    .option("--json", "one JSON document on standard output")
+    .addHelpText("after", REPLAY_HELP)
+    .action((study: string, options: ReplayCommandOptions) => handlers.replay(study, options));
+}
+
+function version(): string {
+  const text = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
+  return (JSON.parse(text) as { readonly version: string }).version;
+}
+
+// --- what is said ----------------------------------------------------------------------------------------------------
+
+/** Says what went wrong, in one line. @returns the exit status */
+function explain(error: unknown, argv: readonly string[], terminal: Terminal): number {
+  if (error instanceof CommanderError) {
+    if (error.code === "commander.helpDisplayed" || error.code === "commander.version") return 0;
+    terminal.say(`racewalk: ${oneLine(misuse(error, argv))}`);
+    return UNUSABLE;
+  }
+  debug(error, terminal);
+  const message = error instanceof Error ? error.message : String(error);
+  if (error instanceof UsageError) {
+    terminal.say(`racewalk: ${oneLine(message)}`);
+    return UNUSABLE;
+  }
+  const what = error instanceof EngineBug || !(error instanceof Error) ? message : `${error.name}: ${message}`;
+  const command = ["racewalk", ...argv].map(shellWord).join(" ");
+  terminal.say(`racewalk: a bug in racewalk: ${oneLine(what)}; please report it with this command: ${command}`);
+  return BUG;
+}
+
+function debug(error: unknown, terminal: Terminal): void {
+  if (process.env["RACEWALK_DEBUG"] === "1" && error instanceof Error) terminal.say(error.stack ?? "");
+}
+
+/** What is wrong with the command line, and where to read how it should be. */
+function misuse(error: CommanderError, argv: readonly string[]): string {
+  const given = argv[0] ?? "";
+  const isCommand = ["studies", "check", "replay"].includes(given);
+  const help = isCommand ? `racewalk ${given} --help` : "racewalk --help";
+  if (error.code === "commander.help") return `no command; see ${help}`;
+  const text = error.message
+    .replace(/^error: /, "")
+    .replace(/^option '(?:-\w, )?(--[\w-]+)[^']*' argument '(.*)' is invalid\./s, '$1 "$2":')
+    .replace(/\.$/, "");
+  return `${isCommand ? `${given}: ` : ""}${text}; see ${help}`;
+}
+
+function oneLine(text: string): string {
+  return text.replace(/\s*\n\s*/g, " ").trim();
+}

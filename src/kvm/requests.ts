@@ -1,0 +1,56 @@
+/**
+ * Requests to vCPUs, and the TLB flush that is built on them.
+ *
+ *     requester                                     vCPU, before it enters the guest
+ *     set the request bit                           mode = IN_GUEST_MODE
+ *     full barrier                                  full barrier
+ *     read the mode: send an IPI if in the guest    read the requests: do not enter if there are any
+ *
+ * One of the two sees the other. After kvm_flush_remote_tlbs() has returned, no vCPU is in the guest with a translation from before: it has
+ * left on the IPI, and flushes before it enters again. One that was outside is not waited for.
+ */
+import { compareExchange, fetchAnd, fetchOr, load, type Steps } from "../engine/index.ts";
+import { current } from "../kernel/index.ts";
+import { interruptAndWait } from "../machine/index.ts";
+import type { StatEvent } from "./trace.ts";
+import type { Vcpu } from "./vcpu.ts";
+import type { Vm } from "./vm.ts";
+
+export const KVM_REQ_TLB_FLUSH = 1 << 0;
+export const KVM_REQ_MMU_FREE_OBSOLETE_ROOTS = 1 << 1;
+
+export const OUTSIDE_GUEST_MODE = 0;
+export const IN_GUEST_MODE = 1;
+export const EXITING_GUEST_MODE = 2;
+
+/** kvm_check_request(): true when it was pending; clears it, and orders what follows after it. */
+export function* kvmCheckRequest(vcpu: Vcpu, request: number): Steps<boolean> {
+  if (((yield* load(vcpu.requests)) & request) === 0) return false;
+  yield* fetchAnd(vcpu.requests, ~request >>> 0);
+  return true;
+}
+
+/** kvm_make_all_cpus_request(), for requests that wait: true when a CPU had to be interrupted. */
+function* kvmMakeAllCpusRequest(vm: Vm, request: number): Steps<boolean> {
+  const self = current(vm.world).cpu;
+  const targets: number[] = [];
+  for (const vcpu of vm.vcpus) {
+    yield* fetchOr(vcpu.requests, request, `kvm_make_request(vcpu ${vcpu.id})`);
+    const mode = yield* compareExchange(vcpu.mode, IN_GUEST_MODE, EXITING_GUEST_MODE);
+    if (mode !== OUTSIDE_GUEST_MODE && vcpu.cpu !== self) targets.push(vcpu.cpu);
+  }
+  if (targets.length === 0) return false;
+  yield* interruptAndWait(vm.interrupts, self, targets);
+  return true;
+}
+
+/** kvm_flush_remote_tlbs() */
+export function* kvmFlushRemoteTlbs(vm: Vm): Steps<void> {
+  count(vm, "remote_tlb_flush_requests");
+  if (yield* kvmMakeAllCpusRequest(vm, KVM_REQ_TLB_FLUSH)) count(vm, "remote_tlb_flush");
+}
+
+function count(vm: Vm, stat: string): void {
+  const event: StatEvent = { name: "stat", stat, vcpu: null, delta: 1 };
+  vm.world.emit(event);
+}

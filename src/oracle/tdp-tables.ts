@@ -1,0 +1,73 @@
+/**
+ * What must hold of the TDP MMU's tables when nobody is working on them.
+ *
+ *   - every table that is allocated and not freed can be reached from a root: no table was lost when two faults linked the same entry;
+ *   - the page statistics are the number of present leaves of each level;
+ *   - no entry is frozen for ever.
+ *
+ * A lost table keeps its mappings out of every zap's reach, so the host frees pages that the guest still has.
+ */
+import { type TraceRecord, type U64, u64, type World } from "../engine/index.ts";
+import { ENTRIES_PER_TABLE, PAGE_SIZE, pagesPerLevel } from "../machine/index.ts";
+import { isFrozenSpte, isLastSpte, isShadowPresentPte, spteToPfn } from "../kvm/spte.ts";
+import type { TdpMmu } from "../kvm/tdp-mmu.ts";
+import { isStatEvent } from "../kvm/trace.ts";
+
+interface Found {
+  readonly tables: Set<number>;
+  readonly leaves: Map<string, number>;
+  problem: string | null;
+}
+
+/** Looks at the tables as they are now; null when all is well, else what is wrong. For final predicates. */
+export function tdpTablesProblem(tdp: TdpMmu): string | null {
+  const found: Found = { tables: new Set(), leaves: new Map(), problem: null };
+  const count = tdp.roots.count.peek();
+  for (let i = 0; i < count; i++) {
+    const root = tdp.pages.at(tdp.roots.roots(i).peek());
+    visit(tdp, root.spt.peek(), root.role.peek() & 0xf, 0, found);
+  }
+  return found.problem ?? lostTable(tdp, found) ?? wrongStatistic(tdp.world.trace, found);
+}
+
+function visit(tdp: TdpMmu, table: number, level: number, base: number, found: Found): void {
+  found.tables.add(table);
+  for (let i = 0; i < ENTRIES_PER_TABLE; i++) {
+    const spte = peekEntry(tdp.world, table + 8 * i);
+    const gfn = base + i * pagesPerLevel(level);
+    if (isFrozenSpte(tdp.layout, spte)) found.problem ??= `the entry of gfn 0x${gfn.toString(16)}, level ${level}, stays frozen`;
+    if (!isShadowPresentPte(spte)) continue;
+    if (isLastSpte(spte, level)) {
+      const stat = level === 1 ? "pages_4k" : level === 2 ? "pages_2m" : "pages_1g";
+      found.leaves.set(stat, (found.leaves.get(stat) ?? 0) + 1);
+    } else {
+      visit(tdp, spteToPfn(spte) * PAGE_SIZE, level - 1, gfn, found);
+    }
+  }
+}
+
+function peekEntry(world: World, addr: number): U64 {
+  const lo = world.heap.read(addr, 8);
+  return u64(world.heap.high, lo);
+}
+
+function lostTable(tdp: TdpMmu, found: Found): string | null {
+  for (const table of tdp.pages.liveTables()) {
+    if (!found.tables.has(table)) return `${tdp.world.nameOf(table)} is in a table that no root leads to`;
+  }
+  return null;
+}
+
+function wrongStatistic(trace: readonly TraceRecord[], found: Found): string | null {
+  const counted = new Map<string, number>();
+  for (const { event } of trace) {
+    if (!isStatEvent(event) || !event.stat.startsWith("pages_")) continue;
+    counted.set(event.stat, (counted.get(event.stat) ?? 0) + event.delta);
+  }
+  for (const stat of ["pages_4k", "pages_2m", "pages_1g"]) {
+    const have = found.leaves.get(stat) ?? 0;
+    const says = counted.get(stat) ?? 0;
+    if (have !== says) return `${stat} is ${says}, but the tables have ${have}`;
+  }
+  return null;
+}

@@ -1,0 +1,194 @@
+/**
+ * A check as text: the question, a table of verdicts, the shortest race of each variant that fails, and one plain last line.
+ */
+import type { CellReport, StopReason } from "../studies/cells.ts";
+import type { Study } from "../studies/study.ts";
+import { table } from "./table.ts";
+import { COLUMNS, count, type Paint, shellCommand, wrap } from "./text.ts";
+
+export interface CheckReport {
+  readonly study: Study;
+  /** What the user typed for it: an id or a path. */
+  readonly name: string;
+  readonly cells: readonly CellReport[];
+  readonly stopped: StopReason | null;
+  readonly seconds: number;
+  readonly workers: number;
+}
+
+/** The document that `racewalk check --json` prints. */
+export function checkJson(report: CheckReport): object {
+  const { study, cells, stopped } = report;
+  return { study: study.id, title: study.title, source: study.source, stopped, ok: isAllOk(report), cells };
+}
+
+/** True when nothing failed or differs from what is expected, and nothing was left undone. */
+export function isAllOk(report: CheckReport): boolean {
+  return report.stopped === null && report.cells.every((cell) => cell.ok);
+}
+
+/** @returns lines joined by newlines, with one at the end */
+export function checkText(report: CheckReport, paint: Paint): string {
+  const { study, cells } = report;
+  const lines = [
+    ...wrap(`${study.id}: ${study.title}`, COLUMNS, "  ").map((line) => paint.bold(line)),
+    ...wrap(`source: ${study.source}`, COLUMNS, "  "),
+    "",
+    ...verdictTable(cells, paint),
+    ...legend(cells),
+    ...races(report, paint),
+    ...surprises(cells),
+    ...unknowns(cells),
+    "",
+    ...summary(report).flatMap((sentence) => wrap(sentence)),
+  ];
+  return `${lines.join("\n")}\n`;
+}
+
+// --- the table -------------------------------------------------------------------------------------------------------
+
+const COLUMNS_OF_TABLE = [
+  { head: "variant" },
+  { head: "scenario" },
+  { head: "property" },
+  { head: "model" },
+  { head: "verdict" },
+  { head: "explored", align: "right" },
+  { head: "sec", align: "right" },
+] as const;
+const VERDICT_COLUMN = COLUMNS_OF_TABLE.findIndex((column) => column.head === "verdict");
+
+function verdictTable(cells: readonly CellReport[], paint: Paint): string[] {
+  const rows = cells.map((cell) => [
+    cell.variant,
+    cell.scenario,
+    cell.property,
+    cell.model,
+    verdictText(cell),
+    explored(cell),
+    cell.seconds.toFixed(2),
+  ]);
+  return table(COLUMNS_OF_TABLE, rows, (text, row, column) => {
+    const cell = cells[row];
+    if (cell === undefined) return paint.dim(text);
+    return column === VERDICT_COLUMN ? colourOf(cell, paint)(text) : text;
+  });
+}
+
+/** The verdict, and what was expected where that differs. */
+function verdictText({ verdict, expected, ok }: CellReport): string {
+  if (expected === null || ok) return verdict;
+  return verdict === expected ? `${verdict} otherwise` : `${verdict}, not ${expected}`;
+}
+
+function colourOf(cell: CellReport, paint: Paint): (text: string) => string {
+  if (!cell.ok) return (text) => paint.red(text);
+  if (cell.verdict === "unknown") return (text) => paint.yellow(text);
+  return cell.verdict === "holds" ? (text) => paint.green(text) : (text) => text;
+}
+
+function explored(cell: CellReport): string {
+  const [n, noun] = cell.strategy === "graph" ? [cell.states, "state"] : [cell.executions, "run"];
+  return `${n}${cell.complete ? "" : "+"} ${noun}${n === 1 ? "" : "s"}`;
+}
+
+function legend(cells: readonly CellReport[]): string[] {
+  const lines: string[] = [];
+  if (cells.some((cell) => !cell.complete)) lines.push("+: there is more than was explored");
+  const redundant = cells.reduce((sum, cell) => sum + cell.blocked, 0);
+  if (redundant > 0) lines.push(`${count(redundant, "redundant run")} not counted`);
+  const waiting = cells.reduce((sum, cell) => sum + cell.waiting, 0);
+  if (waiting > 0) lines.push(`${count(waiting, "run")} with tasks that wait for ever, as allowed, not counted`);
+  return lines;
+}
+
+// --- races -----------------------------------------------------------------------------------------------------------
+
+/** The shortest race of each variant and property; unexpected ones apart. */
+function races(report: CheckReport, paint: Paint): string[] {
+  const shown = new Map<string, CellReport>();
+  for (const cell of report.cells) {
+    if (cell.diagram === null) continue;
+    const key = JSON.stringify([cell.variant, cell.property, cell.ok]);
+    const known = shown.get(key);
+    if (known === undefined || lengthOf(cell) < lengthOf(known)) shown.set(key, cell);
+  }
+  return [...shown.values()].flatMap((cell) => race(report, cell, paint));
+}
+
+function lengthOf(cell: CellReport): number {
+  return cell.diagram?.split("\n").length ?? 0;
+}
+
+function race({ name, study }: CheckReport, cell: CellReport, paint: Paint): string[] {
+  const { variant, scenario, model, property, because } = cell;
+  const how = cell.expected === null ? "" : cell.ok ? ", as expected" : ", which is not expected";
+  return [
+    "",
+    "-".repeat(COLUMNS),
+    ...wrap(`${variant}: ${study.variants[variant] ?? ""}`, COLUMNS, "  ").map((line) => paint.bold(line)),
+    ...wrap(`${property} fails in scenario ${scenario} under ${model}${how}.`, COLUMNS, "  "),
+    ...(because === "" ? [] : wrap(`${cell.ok ? "Because" : "Expected"}: ${because}`, COLUMNS, "  ")),
+    "",
+    ...(cell.diagram ?? "").split("\n"),
+    "",
+    ...replayCommand(name, variant, cell.replay ?? ""),
+  ];
+}
+
+/** The line that reproduces a failure. */
+export function replayCommand(name: string, variant: string, schedule: string): string[] {
+  return shellCommand([
+    ["racewalk", "replay", name],
+    ["--variant", variant],
+    ["--schedule", schedule],
+  ]);
+}
+
+/** Cells that hold though they were expected to fail: there is no race to show. */
+function surprises(cells: readonly CellReport[]): string[] {
+  const held = cells.filter((cell) => cell.verdict === "holds" && !cell.ok);
+  return held.flatMap((cell) => [
+    "",
+    ...wrap(`${label(cell)}: ${cell.property} holds, and was expected to fail: ${cell.because}`, COLUMNS, "  "),
+  ]);
+}
+
+function unknowns(cells: readonly CellReport[]): string[] {
+  const byReason = Map.groupBy(
+    cells.filter((cell) => cell.verdict === "unknown"),
+    (cell) => cell.message ?? "",
+  );
+  return [...byReason].flatMap(([reason, group]) => [
+    "",
+    ...wrap(`unknown, ${reason}: ${group.map(label).join(", ")}`, COLUMNS, "  "),
+  ]);
+}
+
+function label({ variant, scenario, model }: CellReport): string {
+  return `${variant} ${scenario} ${model}`;
+}
+
+// --- the end ---------------------------------------------------------------------------------------------------------
+
+function summary({ cells, stopped, seconds, workers }: CheckReport): string[] {
+  const having = (verdict: string): number => cells.filter((cell) => cell.verdict === verdict).length;
+  const unknown = having("unknown");
+  const incomplete = cells.filter((cell) => !cell.complete).length;
+  const unexpected = cells.filter((cell) => !cell.ok && cell.expected !== null);
+  const open = cells.filter((cell) => cell.expected === null);
+  const tally = `${having("holds")} hold, ${having("fails")} fail${unknown > 0 ? `, ${unknown} unknown` : ""}`;
+  const bounds =
+    incomplete === 0 ? "All was explored completely" : `${count(incomplete, "cell")} not explored completely`;
+  const lines = [`${bounds}; ${seconds.toFixed(1)} s on ${count(workers, "worker")}.`];
+  if (open.length > 0) lines.push(`${count(open.length, "cell")} without an expected verdict.`);
+  if (stopped === "budget") lines.push("The budget is over: the result is incomplete.");
+  if (stopped === "interrupted") lines.push("Interrupted: the result is incomplete.");
+  const verdict =
+    unexpected.length > 0
+      ? `${count(unexpected.length, "verdict")} not as expected.`
+      : open.length === cells.length
+        ? "Nothing was expected."
+        : "Every verdict is as expected.";
+  return [...lines, `${count(cells.length, "cell")}: ${tally}. ${verdict}`];
+}

@@ -1,0 +1,32 @@
+/**
+ * The studies that come with racewalk, by id. A new one is one line here.
+ */
+import { UsageError } from "../engine/index.ts";
+import type { Study } from "./study.ts";
+
+interface StudyModule {
+  readonly default: Study;
+}
+
+/** Imported when asked for: a study of the whole MMU takes its time to load. */
+const BUILT_IN: Readonly<Record<string, () => Promise<StudyModule>>> = {
+  "gpc-refresh": () => import("./gpc-refresh.ts"),
+};
+
+/** The ids, sorted. */
+export function builtInIds(): string[] {
+  return Object.keys(BUILT_IN).sort();
+}
+
+export function isBuiltIn(id: string): boolean {
+  return Object.hasOwn(BUILT_IN, id);
+}
+
+/** @throws UsageError, one line that lists what exists, when there is no such study */
+export async function builtInStudy(id: string): Promise<Study> {
+  const load = isBuiltIn(id) ? BUILT_IN[id] : undefined;
+  if (load !== undefined) return (await load()).default;
+  throw new UsageError(
+    `${id}: no such study; name one of ${builtInIds().join(", ")}, or the path of a study file, which must end in .ts`,
+  );
+}
