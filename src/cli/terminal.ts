@@ -26,7 +26,8 @@ export function processTerminal(
   environment: NodeJS.ProcessEnv = process.env,
 ): Terminal {
   const wantsColour = (environment["NO_COLOR"] ?? "") === "" && environment["TERM"] !== "dumb";
-  const columns = (): number => Math.max(20, stderr.columns ?? 80) - 1;
+  // Some terminals do not know their width and say 0.
+  const columns = (): number => (stderr.columns || 80) - 1;
   return {
     result: (text) => void stdout.write(text),
     say: (line) => void stderr.write(`${line}\n`),

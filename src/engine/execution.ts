@@ -14,22 +14,20 @@
  * cases are one execution graph (docs/engine.md, "TSO").
  */
 
-import { AccessHistory } from "./access-history.ts";
+import type { AccessHistory } from "./access-history.ts";
 import { assert, EngineBug, UsageError, Violation } from "./assert.ts";
-import { AccessClass, EventLog, grow } from "./event-log.ts";
+import { accessClass, isReady, writeResult } from "./effect.ts";
+import { AccessClass, EventLog } from "./event-log.ts";
+import { HappensBefore } from "./happens-before.ts";
 import { copyHash, type Hash, setHash } from "./hash.ts";
 import type { AccessSize, Heap } from "./heap.ts";
 import { isDraining, type Operation, OpKind } from "./operation.ts";
-import { PlainHistory } from "./plain-history.ts";
+import { type Race, RaceDetector } from "./race-detector.ts";
 import { type BufferedStore, contains, forward, StoreBuffer } from "./store-buffer.ts";
 import type { Task } from "./task.ts";
-import { TWO32 } from "./u64.ts";
 import type { Death, Driver, World } from "./world.ts";
 
 export type MemoryModel = "sc" | "tso";
-
-/** Rows of the clock matrix beyond those of the events. */
-const SCRATCH_ROWS = 4;
 
 /** Something that went wrong in an execution. */
 export interface Failure {
@@ -61,18 +59,17 @@ export class Execution implements Driver {
   readonly heap: Heap;
   readonly model: MemoryModel;
   readonly events = new EventLog();
-  readonly history: AccessHistory;
-  readonly plain: PlainHistory;
+  readonly order: HappensBefore;
   readonly failures: Failure[] = [];
   /** Lanes: tasks, then (under TSO) their store buffers. */
   readonly lanes: number;
-  /** Row i is the clock of event i: for each lane, how many of its events happen before or at event i. */
-  clocks: Int32Array;
   readonly buffers: readonly StoreBuffer[];
   scheduler: Scheduler;
   /** An execution with more events than this is taken for one that never ends. */
   stepsMax = 20_000;
 
+  private readonly history: AccessHistory;
+  private readonly races: RaceDetector;
   private readonly laneLast: Int32Array;
   private readonly laneCount: Int32Array;
   /** For spawned tasks, the event that started them; -1 for the others. */
@@ -86,10 +83,11 @@ export class Execution implements Driver {
     this.heap = world.heap;
     this.model = model;
     this.scheduler = scheduler;
-    this.lanes = model === "tso" ? world.tasksMax * 2 : world.tasksMax;
-    this.history = new AccessHistory(world.heap.bytes);
-    this.plain = new PlainHistory(world.heap.bytes);
-    this.clocks = new Int32Array(256 * this.lanes);
+    const { bytes } = world.heap;
+    this.order = new HappensBefore(this.events, bytes, world.tasksMax, model === "tso");
+    this.lanes = this.order.lanes;
+    this.history = this.order.history;
+    this.races = new RaceDetector(this.order, bytes);
     this.laneLast = new Int32Array(this.lanes).fill(-1);
     this.laneCount = new Int32Array(this.lanes);
     this.spawnedAt = new Int32Array(this.lanes).fill(-1);
@@ -102,6 +100,7 @@ export class Execution implements Driver {
   /** Starts every task: each runs to its first operation. Called once, before the first {@link run}. */
   start(): void {
     this.heap.startJournal();
+    this.world.started = true;
     if (this.world.comparesStates) this.heap.startHashing();
     for (const task of [...this.world.tasks]) this.startTask(task);
   }
@@ -193,15 +192,15 @@ export class Execution implements Driver {
         const entry = this.model === "tso" ? this.forwardingStore(lane, op.addr, op.size) : null;
         if (entry !== null) {
           const value = forward(entry, op.addr, op.size);
-          return this.isReady(op, value.lo, value.hi);
+          return isReady(op, value.lo, value.hi);
         }
         const lo = this.heap.read(op.addr, op.size);
-        return this.isReady(op, lo, this.heap.high);
+        return isReady(op, lo, this.heap.high);
       }
       case OpKind.Acquire:
       case OpKind.AcquireShared: {
         const lo = this.heap.read(op.addr, op.size);
-        return this.isReady(op, lo, this.heap.high);
+        return isReady(op, lo, this.heap.high);
       }
       case OpKind.Join:
         return (tasks[op.lo] as Task).finished;
@@ -214,10 +213,6 @@ export class Execution implements Driver {
   anyEnabled(): boolean {
     for (let lane = 0; lane < this.lanes; lane++) if (this.isEnabled(lane)) return true;
     return false;
-  }
-
-  isReady(op: Operation<unknown>, lo: number, hi: number): boolean {
-    return op.ready === null || op.ready(hi * TWO32 + lo);
   }
 
   private bufferAllows(lane: number, op: Operation<unknown>): boolean {
@@ -255,53 +250,24 @@ export class Execution implements Driver {
     return this.laneLast[lane] as number;
   }
 
-  /** True when event `a` happens before, or is, what the clock row describes. */
-  inRow(a: number, row: number): boolean {
-    const lane = this.events.lane[a] as number;
-    return (this.clocks[row + lane] as number) >= (this.events.nth[a] as number);
-  }
-
   /** Fills the row at `row` with what happens before the lane's next event, apart from conflicts. */
   baseRow(lane: number, row: number): void {
-    const { clocks, lanes } = this;
     const last = this.laneLast[lane] as number;
-    const from = last >= 0 ? last : (this.spawnedAt[lane] as number);
-    if (from >= 0) clocks.copyWithin(row, from * lanes, (from + 1) * lanes);
-    else clocks.fill(0, row, row + lanes);
+    this.order.copyRow(last >= 0 ? last : (this.spawnedAt[lane] as number), row);
     const { tasksMax } = this.world;
     if (lane >= tasksMax) {
-      this.join(row, (this.buffers[lane - tasksMax] as StoreBuffer).oldest.issued);
+      this.order.join(row, (this.buffers[lane - tasksMax] as StoreBuffer).oldest.issued);
       return;
     }
     const { op } = this.world.tasks[lane] as Task;
     if (this.model === "tso" && isDraining(op.kind) && !this.watchesBufferOf(lane, op)) {
       const drained = this.laneLast[tasksMax + lane] as number;
-      if (drained >= 0) this.join(row, drained);
+      if (drained >= 0) this.order.join(row, drained);
     }
     if (op.kind === OpKind.Join) {
       const end = this.laneLast[op.lo] as number;
-      if (end >= 0) this.join(row, end);
+      if (end >= 0) this.order.join(row, end);
     }
-  }
-
-  /** Adds what happens before event `event`, and the event, to the row. */
-  join(row: number, event: number): void {
-    const { clocks, lanes } = this;
-    const from = event * lanes;
-    for (let k = 0; k < lanes; k++) {
-      const other = clocks[from + k] as number;
-      if (other > (clocks[row + k] as number)) clocks[row + k] = other;
-    }
-  }
-
-  /** A row of the clock matrix for a computation, away from those of the events. */
-  scratchRow(n: number): number {
-    this.reserveRows(this.events.length + 1 + SCRATCH_ROWS);
-    return (this.events.length + 1 + n) * this.lanes;
-  }
-
-  private reserveRows(rows: number): void {
-    if (rows * this.lanes > this.clocks.length) this.clocks = grow(this.clocks, this.clocks.length * 2);
   }
 
   private begin(lane: number): number {
@@ -311,13 +277,13 @@ export class Execution implements Driver {
       throw new UsageError(
         `an execution has more than ${this.stepsMax} steps: bound its loops, or search its states (--strategy graph)`,
       );
-    this.reserveRows(i + 1 + SCRATCH_ROWS);
+    this.order.reserve(i + 1);
     events.lane[i] = lane;
     events.nth[i] = (this.laneCount[lane] as number) + 1;
     events.previous[i] = this.laneLast[lane] as number;
     events.heapMark[i] = this.heap.mark;
     events.historyMark[i] = this.history.mark;
-    events.plainMark[i] = this.plain.length;
+    events.plainMark[i] = this.races.plain.length;
     events.traceMark[i] = this.world.trace.length;
     events.failureMark[i] = this.failures.length;
     events.location[i] = 0;
@@ -339,7 +305,7 @@ export class Execution implements Driver {
 
   private commit(i: number, lane: number): void {
     const nth = this.events.nth[i] as number;
-    this.clocks[i * this.lanes + lane] = nth;
+    this.order.clocks[i * this.lanes + lane] = nth;
     this.laneLast[lane] = i;
     this.laneCount[lane] = nth;
     this.events.length = i + 1;
@@ -376,7 +342,7 @@ export class Execution implements Driver {
       const location = this.history.locationOf(life);
       events.life[i] = location;
       events.lifeAccess[i] = AccessClass.Read;
-      this.orderAfter(i, location, events.lifeAccess, AccessClass.Read, -1);
+      this.order.orderAfter(i, location, events.lifeAccess, AccessClass.Read, -1);
       this.history.append(location, i);
     }
     const death = world.deathOf(op.addr);
@@ -395,10 +361,12 @@ export class Execution implements Driver {
 
   /** A task that stores to a place both at once and through its buffer has no order of its own there: a program's mistake. */
   private refuseMixedStores(op: Operation<unknown>, lane: number): void {
-    const list = this.listOf(this.history.locationOf(op.addr));
+    const list = this.order.listOf(this.history.locationOf(op.addr));
     const waits = (this.buffers[lane] as StoreBuffer).newestOverlap(op.addr, op.size) !== null;
-    if (!waits && !list.some((event) => this.isOwnDrain(event, lane))) return;
-    throw new UsageError(`${this.world.nameOf(op.addr)}: one task uses both store() and storeNow() on it; use one of them`);
+    if (!waits && !list.some((event) => this.order.isOwnDrain(event, lane))) return;
+    throw new UsageError(
+      `${this.world.nameOf(op.addr)}: one task uses both store() and storeNow() on it; use one of them`,
+    );
   }
 
   /** An access to memory itself, by a task or a draining store. */
@@ -422,8 +390,8 @@ export class Execution implements Driver {
     events.oldLo[i] = oldLo;
     events.oldHi[i] = oldHi;
     const ownLane = kind === OpKind.Load || kind === OpKind.Await ? lane : -1;
-    this.orderAfter(i, location, events.access, access, ownLane);
-    this.checkPlainRace(i, addr, size, access, lane);
+    this.order.orderAfter(i, location, events.access, access, ownLane);
+    this.checkRace(i, addr, size, access, lane);
     this.history.append(location, i);
     if (op !== null) {
       op.resultLo = oldLo;
@@ -431,50 +399,6 @@ export class Execution implements Driver {
     }
     if (access === AccessClass.Read) return;
     writeResult(heap, kind, addr, size, lo, hi, op, oldLo, oldHi);
-  }
-
-  /**
-   * Orders event `i` after the accesses that it conflicts with directly.
-   * @param loader the lane of a loading task, whose own drained stores do not order its loads; -1 otherwise
-   */
-  private orderAfter(i: number, location: number, classes: Uint8Array, access: number, loader: number): void {
-    this.joinPredecessors(i * this.lanes, location, this.listOf(location).length, classes, access, loader);
-  }
-
-  listOf(location: number): readonly number[] {
-    return this.history.lists[location] as number[];
-  }
-
-  /**
-   * Joins to the row the accesses among the first `end` of the location's list that an access of class `access` must come
-   * after directly: the last group of another class, or the last write.
-   */
-  joinPredecessors(
-    row: number,
-    location: number,
-    end: number,
-    classes: Uint8Array,
-    access: number,
-    loader: number,
-  ): void {
-    const list = this.listOf(location);
-    let k = end - 1;
-    if (access !== AccessClass.Write) while (k >= 0 && classes[list[k] as number] === access) k--;
-    while (k >= 0) {
-      const group = classes[list[k] as number] as number;
-      if (group === AccessClass.Write) {
-        if (!this.isOwnDrain(list[k] as number, loader)) this.join(row, list[k] as number);
-        return;
-      }
-      for (; k >= 0 && classes[list[k] as number] === group; k--) this.join(row, list[k] as number);
-      // A load that was forwarded is not ordered after its store's drain, so the write before a group of reads counts too.
-      if (this.model === "sc") return;
-    }
-  }
-
-  /** True when event `event` is the draining of a store that task `loader` had issued. */
-  isOwnDrain(event: number, loader: number): boolean {
-    return loader >= 0 && this.events.lane[event] === loader + this.world.tasksMax;
   }
 
   private performOther(i: number, op: Operation<unknown>, task: Task): void {
@@ -504,12 +428,12 @@ export class Execution implements Driver {
     const location = this.history.locationOf(life);
     events.life[i] = location;
     events.lifeAccess[i] = AccessClass.Write;
-    this.orderAfter(i, location, events.lifeAccess, AccessClass.Write, -1);
+    this.order.orderAfter(i, location, events.lifeAccess, AccessClass.Write, -1);
     this.history.append(location, i);
     const state = op.lo;
     const old = heap.read(life, 8);
     op.resultLo = old;
-    this.checkPlainRace(i, life, 8, AccessClass.Write, task.lane);
+    this.checkRace(i, life, 8, AccessClass.Write, task.lane);
     if (op.text !== "" && old === state) {
       this.fail("double-free", `${world.nameOf(op.addr)}: ${op.text} twice`, task.lane);
     }
@@ -535,9 +459,9 @@ export class Execution implements Driver {
     events.access[i] = access;
     events.oldLo[i] = (this.buffers[lane] as StoreBuffer).waiting.length;
     events.oldHi[i] = 0;
-    this.orderAfter(i, location, events.access, access, -1);
+    this.order.orderAfter(i, location, events.access, access, -1);
     const drained = this.laneLast[this.world.tasksMax + lane] as number;
-    if (access === AccessClass.Read && drained >= 0) this.join(i * this.lanes, drained);
+    if (access === AccessClass.Read && drained >= 0) this.order.join(i * this.lanes, drained);
     this.history.append(location, i);
   }
 
@@ -579,85 +503,39 @@ export class Execution implements Driver {
     this.commit(i, lane);
   }
 
-  // --- plain accesses ------------------------------------------------------------------------------------------
+  // --- data races ------------------------------------------------------------------------------------------------
 
   plainAccess(task: Task, addr: number, size: AccessSize, isWrite: boolean): void {
-    const { lane } = task;
+    const { lane, completed } = task;
     const row = this.currentRow(lane);
-    const what = isWrite ? "plain write" : "plain read";
-    const event = this.events.length - 1;
-    for (let word = addr >>> 2; word < Math.ceil((addr + size) / 4); word++) {
-      const other = this.plain.racing(word, lane, this.clocks, row, !isWrite);
-      if (other >= 0)
-        this.reportRace({ addr, what, lane, event, theirs: "plain access", peer: this.plain.accessOf(other) });
-      this.plain.append(word, lane, task.completed, isWrite);
-    }
-    this.checkMarkedRace(addr, lane, row, isWrite, what, event);
+    this.races.plainAccess({ lane, completed, row }, addr, size, isWrite, this.reportRace);
+    // Freeing what is plainly accessed without order is a race too: the life of the object counts as read.
     const life = this.world.lifeOf(addr);
-    if (this.world.isMortal(life)) this.plain.append(life >>> 2, lane, task.completed, false);
+    if (this.world.isMortal(life)) this.races.plain.append(life >>> 2, lane, completed, false);
   }
 
   /** The clock of what the lane has done so far. */
   private currentRow(lane: number): number {
     const last = this.laneLast[lane] as number;
     if (last >= 0) return last * this.lanes;
-    const row = this.scratchRow(2);
-    const spawned = this.spawnedAt[lane] as number;
-    if (spawned >= 0) this.clocks.copyWithin(row, spawned * this.lanes, (spawned + 1) * this.lanes);
-    else this.clocks.fill(0, row, row + this.lanes);
+    const row = this.order.scratchRow(2);
+    this.order.copyRow(this.spawnedAt[lane] as number, row);
     return row;
   }
 
-  private checkMarkedRace(
-    addr: number,
-    lane: number,
-    row: number,
-    isWrite: boolean,
-    what: string,
-    event: number,
-  ): void {
-    const { events } = this;
-    const list = this.listOf(this.history.locationOf(addr));
-    for (let k = list.length - 1; k >= 0; k--) {
-      const other = list[k] as number;
-      const wrote = events.access[other] !== AccessClass.Read;
-      const ordered = this.inRow(other, row) || this.isOwnDrain(other, lane);
-      if (!ordered && (wrote || isWrite) && overlaps(events, other, addr)) {
-        const peer = { lane: events.lane[other] as number, nth: events.nth[other] as number };
-        this.reportRace({ addr, what, lane, event, theirs: wrote ? "marked write" : "marked read", peer });
-        return;
-      }
-      if (ordered && events.access[other] === AccessClass.Write) return;
-    }
+  private checkRace(i: number, addr: number, size: AccessSize, access: number, lane: number): void {
+    const race = this.races.markedAccess(i, addr, size, access, lane % this.world.tasksMax);
+    if (race !== null) this.reportRace(race);
   }
 
-  private checkPlainRace(i: number, addr: number, size: AccessSize, access: number, lane: number): void {
-    if (this.plain.length === 0) return;
-    const task = lane >= this.world.tasksMax ? lane - this.world.tasksMax : lane;
-    const what = access === AccessClass.Read ? "marked read" : "marked write";
-    for (let word = addr >>> 2; word < Math.ceil((addr + size) / 4); word++) {
-      const other = this.plain.racing(word, task, this.clocks, i * this.lanes, access === AccessClass.Read);
-      if (other < 0) continue;
-      this.reportRace({ addr, what, lane: task, event: i, theirs: "plain access", peer: this.plain.accessOf(other) });
-      return;
-    }
-  }
-
-  private reportRace(race: {
-    readonly addr: number;
-    readonly what: string;
-    readonly lane: number;
-    readonly event: number;
-    readonly theirs: string;
-    readonly peer: { readonly lane: number; readonly nth: number };
-  }): void {
+  private readonly reportRace = (race: Race): void => {
     const { tasks, tasksMax } = this.world;
     const { addr, what, lane, event, theirs, peer } = race;
     const mine = (tasks[lane] as Task).name;
     const other = (tasks[peer.lane % tasksMax] as Task).name;
     const message = `data race on ${this.world.nameOf(addr)}: ${what} by ${mine}, ${theirs} by ${other}`;
     this.failures.push({ property: "data-race", message, lane, event, addr, peer });
-  }
+  };
 
   // --- taking back ---------------------------------------------------------------------------------------------
 
@@ -674,7 +552,7 @@ export class Execution implements Driver {
     const lane = events.lane[i] as number;
     this.heap.undoTo(events.heapMark[i] as number);
     this.history.undoTo(events.historyMark[i] as number);
-    this.plain.undoTo(events.plainMark[i] as number);
+    this.races.plain.undoTo(events.plainMark[i] as number);
     world.trace.length = events.traceMark[i] as number;
     this.failures.length = events.failureMark[i] as number;
     this.laneLast[lane] = events.previous[i] as number;
@@ -707,64 +585,4 @@ export class Execution implements Driver {
       if (entry?.forwarded.at(-1) === i) entry.forwarded.pop();
     }
   }
-}
-
-/** How an operation would touch a location that holds the given value. */
-export function accessClass(kind: OpKind, op: Operation<unknown> | null, oldLo: number, oldHi: number): AccessClass {
-  switch (kind) {
-    case OpKind.Load:
-    case OpKind.Await:
-      return AccessClass.Read;
-    case OpKind.CompareExchange:
-      return op !== null && op.expectedLo === oldLo && (op.size < 8 || op.expectedHi === oldHi)
-        ? AccessClass.Write
-        : AccessClass.Read;
-    case OpKind.AcquireShared:
-    case OpKind.ReleaseShared:
-      return AccessClass.Shared;
-    default:
-      return AccessClass.Write;
-  }
-}
-
-function writeResult(
-  heap: Heap,
-  kind: OpKind,
-  addr: number,
-  size: AccessSize,
-  lo: number,
-  hi: number,
-  op: Operation<unknown> | null,
-  oldLo: number,
-  oldHi: number,
-): void {
-  switch (kind) {
-    case OpKind.Add: {
-      const sum = oldLo + lo;
-      heap.write(addr, size, sum >>> 0, (oldHi + hi + (sum >= TWO32 ? 1 : 0)) >>> 0);
-      return;
-    }
-    case OpKind.And:
-      heap.write(addr, size, (oldLo & lo) >>> 0, (oldHi & hi) >>> 0);
-      return;
-    case OpKind.Or:
-      heap.write(addr, size, (oldLo | lo) >>> 0, (oldHi | hi) >>> 0);
-      return;
-    case OpKind.Acquire:
-    case OpKind.AcquireShared:
-    case OpKind.ReleaseShared: {
-      const update = op?.update;
-      assert(update !== null && update !== undefined, "an acquiring operation has no update");
-      const value = update(oldHi * TWO32 + oldLo);
-      heap.write(addr, size, value >>> 0, Math.floor(value / TWO32) >>> 0);
-      return;
-    }
-    default:
-      heap.write(addr, size, lo, hi);
-  }
-}
-
-function overlaps(events: EventLog, event: number, addr: number): boolean {
-  const start = events.addr[event] as number;
-  return start >>> 2 === addr >>> 2 || (events.size[event] === 8 && start >>> 3 === addr >>> 3);
 }

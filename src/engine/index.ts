@@ -58,6 +58,7 @@ export { assertThat, makeWorld, type Program, program, type Results } from "./pr
 export { Random } from "./random.ts";
 export { kernelName, QUIET, type Replay, type ReplayStep, replay, type SourcePlace } from "./replay.ts";
 export { formatSchedule, parseSchedule, type Schedule, type Step } from "./schedule.ts";
+export { runSequentially } from "./sequential.ts";
 export type { BodyFactory, Task, TaskBody } from "./task.ts";
 export * from "./u64.ts";
 export { type TraceEvent, type TraceRecord, World, type WorldOptions } from "./world.ts";

@@ -35,7 +35,8 @@ export function shortForm(execution: Execution, failure: Failure): ShortForm {
 
 /** The events that happen before the failure, in order. */
 function relevantEvents(execution: Execution, failure: Failure): number[] {
-  const { events, lanes, clocks } = execution;
+  const { events, lanes } = execution;
+  const { clocks } = execution.order;
   const all = Array.from({ length: events.length }, (_, i) => i);
   if (failure.event >= events.length) return all;
   const row = new Int32Array(lanes);
@@ -110,7 +111,8 @@ function fewestSwitches(execution: Execution, kept: readonly number[], failure: 
 
 /** True when every kept event that happens before `event` is done. */
 function isReady(execution: Execution, byLane: readonly number[][], done: readonly number[], event: number): boolean {
-  const { events, lanes, clocks } = execution;
+  const { events, lanes } = execution;
+  const { clocks } = execution.order;
   const own = events.lane[event] as number;
   return done.every((n, lane) => {
     if (lane === own) return true;

@@ -150,7 +150,7 @@ function describe(execution: Execution, taken: readonly Taken[], plain: readonly
       late: late.has(i),
       operation: operationName(kind),
       name,
-      value: valueOf(execution, i, kind),
+      value: shownValue(execution, i, kind),
       text: stepText(execution, i, drain, name, taken[i]?.text ?? "") + (late.has(i) && !drain ? "  (buffered)" : ""),
       stack: taken[i]?.stack ?? [],
       shared:
@@ -271,7 +271,7 @@ function operationName(kind: OpKind): string {
   return Object.entries(OpKind).find(([, value]) => value === kind)?.[0] ?? "?";
 }
 
-function valueOf(execution: Execution, i: number, kind: OpKind): string {
+function shownValue(execution: Execution, i: number, kind: OpKind): string {
   const { events } = execution;
   const isStore = kind === OpKind.Store || kind === OpKind.StoreNow;
   const lo = (isStore ? events.lo[i] : events.resultLo[i]) as number;

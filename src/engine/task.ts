@@ -45,6 +45,8 @@ export class Task {
   readonly op: Operation<unknown>;
   /** A daemon serves others and need not end. */
   readonly daemon: boolean;
+  /** False for a task that is never taken back, and so need not remember what it learns. */
+  remembers = true;
   /** State that follows from the task's own results; the kernel floor keeps `current` here. */
   local: unknown = undefined;
   /** Null when operations of this task were taken back since the body last ran. */
@@ -109,6 +111,7 @@ export class Task {
 
   /** Remembers a value that the task learns: the result of an operation or of a plain read. */
   record(lo: number, hi: number): void {
+    if (!this.remembers) return;
     const length = this.logLength;
     if (length + 2 > this.log.length) {
       const log = new Uint32Array(this.log.length * 2);

@@ -78,6 +78,8 @@ export class World {
   /** The task whose code is running; null during set-up and between steps. */
   current: Task | null = null;
   driver: Driver = IDLE_DRIVER;
+  /** Set-up is over: what is allocated from here on belongs to the task that allocates. */
+  started = false;
   /** Some task waits for the store buffers of others (fence() with a task); set during set-up by who does so. */
   watchesBuffers = false;
   /** Hashes of memory and of where tasks stand are kept. */
@@ -157,7 +159,8 @@ export class World {
     template: Uint32Array | null = null,
     align = bytes >= PAGE_SIZE ? PAGE_SIZE : 8,
   ): number {
-    const task = this.current;
+    // Code that runs during set-up allocates for good, whoever it stands for.
+    const task = this.started ? this.current : null;
     const next = task === null ? this.staticNext : task.arenaNext;
     const addr = roundUp(next + HEADER_BYTES, align);
     const end = roundUp(addr + bytes, 8);
@@ -172,7 +175,7 @@ export class World {
     this.headers.fill(header >>> 3, addr >>> 3, end >>> 3);
     this.heap.fillFresh(addr, end - addr, template);
     // The life word is journaled, so that the object is gone again when the execution is undone.
-    this.heap.write(header, 8, task === null ? IMMORTAL : LIVE, 0);
+    this.heap.write(header, 8, this.current === null ? IMMORTAL : LIVE, 0);
     return addr;
   }
 

@@ -75,15 +75,15 @@ function verdictTable(cells: readonly CellReport[], paint: Paint): string[] {
   });
 }
 
-/** The verdict, and what was expected where that differs. */
+/** The verdict, and what was expected where that differs. What is unknown is told below the table. */
 function verdictText({ verdict, expected, ok }: CellReport): string {
-  if (expected === null || ok) return verdict;
+  if (expected === null || ok || verdict === "unknown") return verdict;
   return verdict === expected ? `${verdict} otherwise` : `${verdict}, not ${expected}`;
 }
 
 function colourOf(cell: CellReport, paint: Paint): (text: string) => string {
-  if (!cell.ok) return (text) => paint.red(text);
   if (cell.verdict === "unknown") return (text) => paint.yellow(text);
+  if (!cell.ok) return (text) => paint.red(text);
   return cell.verdict === "holds" ? (text) => paint.green(text) : (text) => text;
 }
 
@@ -137,7 +137,7 @@ function race({ name, study }: CheckReport, cell: CellReport, paint: Paint): str
 }
 
 /** The line that reproduces a failure. */
-export function replayCommand(name: string, variant: string, schedule: string): string[] {
+function replayCommand(name: string, variant: string, schedule: string): string[] {
   return shellCommand([
     ["racewalk", "replay", name],
     ["--variant", variant],
@@ -172,23 +172,26 @@ function label({ variant, scenario, model }: CellReport): string {
 // --- the end ---------------------------------------------------------------------------------------------------------
 
 function summary({ cells, stopped, seconds, workers }: CheckReport): string[] {
-  const having = (verdict: string): number => cells.filter((cell) => cell.verdict === verdict).length;
-  const unknown = having("unknown");
   const incomplete = cells.filter((cell) => !cell.complete).length;
-  const unexpected = cells.filter((cell) => !cell.ok && cell.expected !== null);
-  const open = cells.filter((cell) => cell.expected === null);
-  const tally = `${having("holds")} hold, ${having("fails")} fail${unknown > 0 ? `, ${unknown} unknown` : ""}`;
   const bounds =
     incomplete === 0 ? "All was explored completely" : `${count(incomplete, "cell")} not explored completely`;
   const lines = [`${bounds}; ${seconds.toFixed(1)} s on ${count(workers, "worker")}.`];
-  if (open.length > 0) lines.push(`${count(open.length, "cell")} without an expected verdict.`);
   if (stopped === "budget") lines.push("The budget is over: the result is incomplete.");
   if (stopped === "interrupted") lines.push("Interrupted: the result is incomplete.");
-  const verdict =
-    unexpected.length > 0
-      ? `${count(unexpected.length, "verdict")} not as expected.`
-      : open.length === cells.length
-        ? "Nothing was expected."
-        : "Every verdict is as expected.";
-  return [...lines, `${count(cells.length, "cell")}: ${tally}. ${verdict}`];
+  const having = (verdict: string): number => cells.filter((cell) => cell.verdict === verdict).length;
+  const unknown = having("unknown");
+  const tally = `${having("holds")} hold, ${having("fails")} fail${unknown > 0 ? `, ${unknown} unknown` : ""}`;
+  return [...lines, `${count(cells.length, "cell")}: ${tally}. ${comparison(cells)}`];
+}
+
+/** How the verdicts compare with what was expected, in a sentence or two. */
+function comparison(cells: readonly CellReport[]): string {
+  const judged = cells.filter((cell) => cell.expected !== null);
+  const without = cells.length - judged.length;
+  const open = without === 0 ? "" : ` ${count(without, "cell")} without an expected verdict.`;
+  if (judged.length === 0) return "No verdict is expected.";
+  const unexpected = judged.filter((cell) => !cell.ok && cell.verdict !== "unknown").length;
+  if (unexpected > 0) return `${count(unexpected, "verdict")} not as expected.${open}`;
+  const isSure = judged.every((cell) => cell.verdict !== "unknown");
+  return `${isSure ? "Every verdict is as expected" : "Nothing contradicts what is expected"}.${open}`;
 }

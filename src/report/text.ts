@@ -31,7 +31,11 @@ export function wrap(text: string, width: number = COLUMNS, indent = ""): string
 function breakAt(text: string, room: number): number {
   const blank = text.lastIndexOf(" ", room);
   if (blank > 0 && text.slice(0, blank).trim() !== "") return blank;
-  const soft = Math.max(text.lastIndexOf("/", room - 1), text.lastIndexOf(",", room - 1), text.lastIndexOf("-", room - 1));
+  const soft = Math.max(
+    text.lastIndexOf("/", room - 1),
+    text.lastIndexOf(",", room - 1),
+    text.lastIndexOf("-", room - 1),
+  );
   return soft > 0 ? soft + 1 : room;
 }
 

@@ -181,6 +181,7 @@ function whyUnknown(cell: PlannedCell, result: CellResult | null, reason: StopRe
     return reason === "budget" ? "the budget was over before it was done" : "interrupted before it was done";
   }
   if (result === null) return "ran out of memory";
-  if (cell.strategy === "random") return `nothing failed in ${result.executions} random executions, which proves nothing`;
+  if (cell.strategy === "random")
+    return `nothing failed in ${result.executions} random executions, which proves nothing`;
   return `stopped at ${result.states} states, the most that are kept`;
 }

@@ -6,7 +6,7 @@
  * of the engine in one thread would not know each other's violations and worlds.
  */
 import { readFileSync, statSync } from "node:fs";
-import { registerHooks, type ResolveHookSync } from "node:module";
+import { type ResolveHookSync, registerHooks } from "node:module";
 import { resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { z } from "zod";

@@ -13,6 +13,7 @@ import {
   type Program,
   parseSchedule,
   type Replay,
+  type ReplayStep,
   replay,
   type Schedule,
   UsageError,
@@ -118,15 +119,24 @@ function reproduceProgram(program: Program, text: string): Omit<Reproduction, "c
   const place = first.failures.find((failure) => failure.addr !== undefined)?.addr;
   const shown = place === undefined ? first : replay(program, schedule, place);
   const livelock = cycleFrom === null ? [] : livelocks(program, schedule, cycleFrom, shown);
-  return { schedule, replay: shown, cycleFrom, failures: [...failuresOf(shown), ...livelock] };
+  const failures = [...failuresOf(shown), ...livelock];
+  return { schedule, replay: { ...shown, steps: shown.steps.map(withoutCaller) }, cycleFrom, failures };
 }
 
+/** A step whose call stack ends where the modelled code was called: who replays it is of no interest. */
+function withoutCaller(step: ReplayStep): ReplayStep {
+  const end = step.stack.findIndex((place) => /[\\/]studies[\\/]reproduce\.[jt]s$/.test(place.file));
+  return end < 0 ? step : { ...step, stack: step.stack.slice(0, end) };
+}
+
+/** What failed, once each: a race on both halves of a variable is one race. */
 function failuresOf({ failures, execution }: Replay): ReplayFailure[] {
-  return failures.map(({ property, message, event }) => ({
-    property,
-    message,
-    step: event < execution.events.length ? event + 1 : null,
-  }));
+  const found = new Map<string, ReplayFailure>();
+  for (const { property, message, event } of failures) {
+    const step = event < execution.events.length ? event + 1 : null;
+    found.set(`${property} ${message} ${step}`, { property, message, step });
+  }
+  return [...found.values()];
 }
 
 /** The tasks that starve in the cycle, when it can indeed be gone round again. */

@@ -154,7 +154,7 @@ class Pool {
     let grace: NodeJS.Timeout | undefined;
     const stop = (): void => {
       this.shared.stop();
-      grace = setTimeout(() => this.terminate(), GRACE_MS);
+      grace = setTimeout(() => void this.terminate(), GRACE_MS);
     };
     if (signal.aborted) return this.results;
     signal.addEventListener("abort", stop, { once: true });

@@ -79,8 +79,10 @@ function programOf(study: Study, index: number): Program {
 
 /** Some properties are out of reach of some strategies; "holds" would be a lie there. */
 function whyUndecidable(property: string, strategy: Strategy): string | null {
-  if (property === "progress" && strategy !== "graph") return "progress is decided on a state graph: use --strategy graph";
-  if (property === "data-race" && strategy === "graph") return "a state graph does not see data races: use --strategy dpor";
+  if (property === "progress" && strategy !== "graph")
+    return "progress is decided on a state graph: use --strategy graph";
+  if (property === "data-race" && strategy === "graph")
+    return "a state graph does not see data races: use --strategy dpor";
   return null;
 }
 

@@ -23,86 +23,26 @@
  * path may have to be given up (counted as blocked).
  */
 import { assert } from "../assert.ts";
+import { accessClass, isReady } from "../effect.ts";
 import { AccessClass, conflicts, grow } from "../event-log.ts";
-import { accessClass, type Execution, type Scheduler } from "../execution.ts";
-import { OpKind, type Ready, type Update } from "../operation.ts";
+import type { Execution, Scheduler } from "../execution.ts";
+import { OpKind, type Update } from "../operation.ts";
 import type { Task } from "../task.ts";
 import { TWO32 } from "../u64.ts";
-
-/** An event, by its place in the sequence and in its lane. */
-interface EventId {
-  readonly at: number;
-  readonly lane: number;
-  readonly nth: number;
-}
-
-/** An event that was delayed by reversals and has not happened yet. */
-interface Pending {
-  readonly lane: number;
-  /** The heads that it was delayed by, oldest first. */
-  readonly delayers: readonly EventId[];
-  readonly next: Pending | null;
-}
-
-/**
- * A prefix still to be explored: the sequence up to event `before`, then the schedule of an event of `head`'s lane, with the lane
- * of `before` pending. The schedule is what `row` says happens before the head.
- */
-interface Reversal {
-  readonly kind: "reversal";
-  readonly before: number;
-  /** Where the schedule ends in the sequence, exclusive, and the lane of the head that follows it. */
-  readonly at: number;
-  readonly lane: number;
-  readonly row: Int32Array;
-  /** The lane of the store buffer that may answer the head, when the head is a load; else -1. */
-  readonly ownBuffer: number;
-}
-
-/**
- * The reversals of one event with one group of accesses that commute (the reads between two writes, say). Those of the group that
- * are independent of `before` may come before the head or be dropped; each way is a reversal of its own. They are found one at a time.
- */
-interface GroupReversal {
-  readonly kind: "group";
-  readonly before: number;
-  readonly at: number;
-  readonly lane: number;
-  readonly row: Int32Array;
-  readonly ownBuffer: number;
-  /** By lane: the group's events of that lane in order, as clock rows. A choice is how many of each come before the head. */
-  readonly members: readonly (readonly GroupMember[])[];
-  /** The next choice to try. */
-  readonly choice: number[];
-  readonly ready: Ready | null;
-  /** Value of the location before the group's event `before`. */
-  readonly oldValue: number;
-}
-
-interface GroupMember {
-  readonly row: Int32Array;
-  readonly id: EventId;
-  readonly update: Update | null;
-}
-
-/** Another outcome of a Choose event. */
-interface Alternative {
-  readonly kind: "alternative";
-  readonly before: number;
-  readonly choice: number;
-}
-
-type Branch = Reversal | GroupReversal | Alternative;
-
-/** One prefix with the executions that branch off from its default continuation. */
-interface Frame {
-  /** Lanes of the complete default execution of this prefix, with the outcomes of Choose events. */
-  readonly lanes: Int32Array;
-  readonly choices: Int32Array;
-  readonly pendingAt: readonly (Pending | null)[];
-  readonly heads: readonly EventId[];
-  readonly branches: Branch[];
-}
+import {
+  type Alternative,
+  type Branch,
+  type EventId,
+  type Frame,
+  findPending,
+  type GroupMember,
+  isLowest,
+  isTakenHere,
+  nextBranch,
+  type Pending,
+  type Reversal,
+  withoutPending,
+} from "./reversals.ts";
 
 export interface DporHooks {
   /** A complete execution; return false to stop exploring. */
@@ -326,9 +266,9 @@ export class DporExplorer implements Scheduler {
     const theirs = (tasks[delayed.lane] as Task).op;
     if (mine.kind !== OpKind.AcquireShared || theirs.kind > OpKind.ReleaseShared) return false;
     if (mine.addr >>> 3 !== theirs.addr >>> 3) return false;
-    const row = this.execution.scratchRow(0);
+    const row = this.execution.order.scratchRow(0);
     this.execution.baseRow(lane, row);
-    return !isLowest(delayed, lane, this.execution.clocks, row, -1);
+    return !isLowest(delayed, lane, this.execution.order.clocks, row, -1);
   }
 
   // --- races ---------------------------------------------------------------------------------------------------
@@ -351,7 +291,7 @@ export class DporExplorer implements Scheduler {
     for (let t = 0; t < tasks.length; t++) {
       const task = tasks[t] as Task;
       if (task.finished || !task.started) continue;
-      const row = execution.scratchRow(0);
+      const row = execution.order.scratchRow(0);
       execution.baseRow(t, row);
       this.examine(t, row, at);
     }
@@ -360,7 +300,8 @@ export class DporExplorer implements Scheduler {
   /** Finds the earlier events that the next event of `lane` (the `at`-th of the sequence) could have come before. */
   private examine(lane: number, row: number, at: number): void {
     const { execution } = this;
-    const { world, history } = execution;
+    const { world } = execution;
+    const { history } = execution.order;
     if (lane >= this.tasksMax) {
       const { addr } = (execution.buffers[lane - this.tasksMax] as (typeof execution.buffers)[number]).oldest;
       this.examineList({ lane, row, at, location: history.locationOf(addr), access: AccessClass.Write, isLife: false });
@@ -399,14 +340,14 @@ export class DporExplorer implements Scheduler {
     const { execution } = this;
     const { lane, row, isLife } = event;
     const classes = isLife ? execution.events.lifeAccess : execution.events.access;
-    const list = execution.listOf(event.location);
+    const list = execution.order.listOf(event.location);
     const loader = isLife ? -1 : this.loaderOf(lane);
     for (let k = list.length - 1; k >= 0; k--) {
       const e = list[k] as number;
       // A load finds the own store whether or not it has drained, so it is ordered after nothing that the store is after.
-      if (execution.isOwnDrain(e, loader)) return;
+      if (execution.order.isOwnDrain(e, loader)) return;
       const theirs = classes[e] as number;
-      if (execution.inRow(e, row)) {
+      if (execution.order.inRow(e, row)) {
         if (theirs === AccessClass.Write) return;
         continue;
       }
@@ -431,7 +372,7 @@ export class DporExplorer implements Scheduler {
     const lo = execution.events.oldLo[e] as number;
     const hi = execution.events.oldHi[e] as number;
     // Shared accesses that move to the front with it may make it ready; that is looked at for each such group.
-    if (op.ready !== null && theirs !== AccessClass.Shared && !execution.isReady(op, lo, hi)) return AccessClass.None;
+    if (op.ready !== null && theirs !== AccessClass.Shared && !isReady(op, lo, hi)) return AccessClass.None;
     return accessClass(op.kind, op, lo, hi);
   }
 
@@ -440,12 +381,12 @@ export class DporExplorer implements Scheduler {
     const { execution } = this;
     const { events, lanes } = execution;
     const { lane, at, isLife } = event;
-    const scratch = execution.scratchRow(1);
-    execution.clocks.copyWithin(scratch, event.row, event.row + lanes);
+    const scratch = execution.order.scratchRow(1);
+    execution.order.clocks.copyWithin(scratch, event.row, event.row + lanes);
     const classes = isLife ? events.lifeAccess : events.access;
-    execution.joinPredecessors(scratch, event.location, k, classes, access, loader);
-    assert(!execution.inRow(e, scratch), "a reversed event happens before its own head");
-    const row = execution.clocks.slice(scratch, scratch + lanes);
+    execution.order.joinPredecessors(scratch, event.location, k, classes, access, loader);
+    assert(!execution.order.inRow(e, scratch), "a reversed event happens before its own head");
+    const row = execution.order.clocks.slice(scratch, scratch + lanes);
     const members = classes[e] === AccessClass.Write ? [] : this.groupAfter(event, e, k, classes, row);
     const op = lane < this.tasksMax ? (execution.world.tasks[lane] as Task).op : null;
     const ready = op?.ready ?? null;
@@ -466,16 +407,16 @@ export class DporExplorer implements Scheduler {
   private groupAfter(event: Candidate, e: number, k: number, classes: Uint8Array, row: Int32Array): GroupMember[][] {
     const { execution } = this;
     const { events, lanes } = execution;
-    const list = execution.listOf(event.location);
+    const list = execution.order.listOf(event.location);
     const byLane = new Map<number, GroupMember[]>();
     for (let j = k + 1; j < list.length; j++) {
       const y = list[j] as number;
       if (classes[y] !== classes[e]) break;
       const lane = events.lane[y] as number;
       const nth = events.nth[y] as number;
-      if (execution.inRow(e, y * lanes) || (row[lane] as number) >= nth) continue;
+      if (execution.order.inRow(e, y * lanes) || (row[lane] as number) >= nth) continue;
       const member: GroupMember = {
-        row: execution.clocks.slice(y * lanes, (y + 1) * lanes),
+        row: execution.order.clocks.slice(y * lanes, (y + 1) * lanes),
         id: { at: y, lane, nth },
         update:
           events.kind[y] === OpKind.AcquireShared || events.kind[y] === OpKind.ReleaseShared
@@ -500,112 +441,4 @@ interface Candidate {
   /** How it touches the location; None when that depends on the value that it finds. */
   readonly access: AccessClass;
   readonly isLife: boolean;
-}
-
-/** Takes the next branch off a frame; null when there is none. */
-function nextBranch(frame: Frame): Reversal | Alternative | null {
-  for (;;) {
-    const branch = frame.branches.at(-1);
-    if (branch === undefined) return null;
-    if (branch.kind !== "group") {
-      frame.branches.pop();
-      return branch;
-    }
-    const reversal = nextOfGroup(frame, branch);
-    if (reversal !== null) return reversal;
-    frame.branches.pop();
-  }
-}
-
-/** The next reversal of the group that is to be taken here; null when all choices were tried. */
-function nextOfGroup(frame: Frame, group: GroupReversal): Reversal | null {
-  const { before, at, lane, ownBuffer, members, choice } = group;
-  const was = findPending(frame.pendingAt[before] ?? null, frame.lanes[before] as number);
-  while (choice.length > 0) {
-    const row = group.row.slice();
-    const chosen: GroupMember[] = [];
-    members.forEach((ofLane, i) => {
-      for (const member of ofLane.slice(0, choice[i])) {
-        joinInto(row, member.row);
-        chosen.push(member);
-      }
-    });
-    const valid = isClosed(members, choice, row) && isReadyAfter(group, chosen);
-    advance(members, choice);
-    const reversal: Reversal = { kind: "reversal", before, at, lane, row, ownBuffer };
-    if (valid && isTakenHere(frame.heads, was, reversal)) return reversal;
-  }
-  return null;
-}
-
-/** Moves on to the next choice; empties it after the last. */
-function advance(members: readonly (readonly GroupMember[])[], choice: number[]): void {
-  for (let i = 0; i < choice.length; i++) {
-    if ((choice[i] as number) < (members[i] as readonly GroupMember[]).length) {
-      choice[i] = (choice[i] as number) + 1;
-      return;
-    }
-    choice[i] = 0;
-  }
-  choice.length = 0;
-}
-
-/** True when the row holds no member of the group that was not chosen. */
-function isClosed(members: readonly (readonly GroupMember[])[], choice: readonly number[], row: Int32Array): boolean {
-  return members.every((ofLane, i) => {
-    const next = ofLane[choice[i] as number];
-    return next === undefined || (row[next.id.lane] as number) < next.id.nth;
-  });
-}
-
-function isReadyAfter(group: GroupReversal, chosen: GroupMember[]): boolean {
-  if (group.ready === null) return true;
-  let value = group.oldValue;
-  chosen.sort((a, b) => a.id.at - b.id.at);
-  for (const { update } of chosen) if (update !== null) value = update(value);
-  return group.ready(value);
-}
-
-function joinInto(row: Int32Array, other: Int32Array): void {
-  for (let k = 0; k < row.length; k++) if ((other[k] as number) > (row[k] as number)) row[k] = other[k] as number;
-}
-
-/**
- * True when this is the one execution in which the reversal is to be taken: everything that it drops came about by default, and
- * of several independent events that could delay the same one, that of the lowest lane does so first.
- */
-function isTakenHere(heads: readonly EventId[], was: Pending | null, reversal: Omit<Reversal, "kind">): boolean {
-  const { before, lane, row, ownBuffer } = reversal;
-  for (let h = heads.length - 1; h >= 0; h--) {
-    const head = heads[h] as EventId;
-    if (head.at < before) break;
-    if ((row[head.lane] as number) < head.nth) return false;
-  }
-  return was === null || isLowest(was, lane, row, 0, ownBuffer);
-}
-
-/**
- * Goes back over the heads that delayed an event, to the last one that the new head depends on: until there it could have
- * been taken before each of them. A load depends on its own CPU's store there although it is not ordered after it: before that store
- * drained, the load would have been answered by the buffer and would not have delayed anything.
- */
-function isLowest(delayed: Pending, lane: number, clocks: Int32Array, row: number, ownBuffer: number): boolean {
-  for (let i = delayed.delayers.length - 1; i >= 0; i--) {
-    const head = delayed.delayers[i] as EventId;
-    if (head.lane === ownBuffer || (clocks[row + head.lane] as number) >= head.nth) return true;
-    if (lane < head.lane) return false;
-  }
-  return true;
-}
-
-function findPending(list: Pending | null, lane: number): Pending | null {
-  for (let p = list; p !== null; p = p.next) if (p.lane === lane) return p;
-  return null;
-}
-
-function withoutPending(list: Pending | null, lane: number): Pending | null {
-  if (findPending(list, lane) === null) return list;
-  const entry = list as Pending;
-  if (entry.lane === lane) return entry.next;
-  return { lane: entry.lane, delayers: entry.delayers, next: withoutPending(entry.next, lane) };
 }

@@ -1,0 +1,190 @@
+/**
+ * The prefixes that branch off from an execution, as DporExplorer keeps them until their turn.
+ *
+ * A reversal names the event to delay and what comes before it instead. Reversals with groups of commuting accesses stand for several, which
+ * are made one at a time, so that memory stays polynomial in the length of an execution.
+ */
+import type { Ready, Update } from "../operation.ts";
+
+/** An event, by its place in the sequence and in its lane. */
+export interface EventId {
+  readonly at: number;
+  readonly lane: number;
+  readonly nth: number;
+}
+
+/** An event that was delayed by reversals and has not happened yet. */
+export interface Pending {
+  readonly lane: number;
+  /** The heads that it was delayed by, oldest first. */
+  readonly delayers: readonly EventId[];
+  readonly next: Pending | null;
+}
+
+/**
+ * A prefix still to be explored: the sequence up to event `before`, then the schedule of an event of `head`'s lane, with the lane
+ * of `before` pending. The schedule is what `row` says happens before the head.
+ */
+export interface Reversal {
+  readonly kind: "reversal";
+  readonly before: number;
+  /** Where the schedule ends in the sequence, exclusive, and the lane of the head that follows it. */
+  readonly at: number;
+  readonly lane: number;
+  readonly row: Int32Array;
+  /** The lane of the store buffer that may answer the head, when the head is a load; else -1. */
+  readonly ownBuffer: number;
+}
+
+/**
+ * The reversals of one event with one group of accesses that commute (the reads between two writes, say). Those of the group that
+ * are independent of `before` may come before the head or be dropped; each way is a reversal of its own. They are found one at a time.
+ */
+export interface GroupReversal {
+  readonly kind: "group";
+  readonly before: number;
+  readonly at: number;
+  readonly lane: number;
+  readonly row: Int32Array;
+  readonly ownBuffer: number;
+  /** By lane: the group's events of that lane in order, as clock rows. A choice is how many of each come before the head. */
+  readonly members: readonly (readonly GroupMember[])[];
+  /** The next choice to try. */
+  readonly choice: number[];
+  readonly ready: Ready | null;
+  /** Value of the location before the group's event `before`. */
+  readonly oldValue: number;
+}
+
+export interface GroupMember {
+  readonly row: Int32Array;
+  readonly id: EventId;
+  readonly update: Update | null;
+}
+
+/** Another outcome of a Choose event. */
+export interface Alternative {
+  readonly kind: "alternative";
+  readonly before: number;
+  readonly choice: number;
+}
+
+export type Branch = Reversal | GroupReversal | Alternative;
+
+/** One prefix with the executions that branch off from its default continuation. */
+export interface Frame {
+  /** Lanes of the complete default execution of this prefix, with the outcomes of Choose events. */
+  readonly lanes: Int32Array;
+  readonly choices: Int32Array;
+  readonly pendingAt: readonly (Pending | null)[];
+  readonly heads: readonly EventId[];
+  readonly branches: Branch[];
+}
+
+/** Takes the next branch off a frame; null when there is none. */
+export function nextBranch(frame: Frame): Reversal | Alternative | null {
+  for (;;) {
+    const branch = frame.branches.at(-1);
+    if (branch === undefined) return null;
+    if (branch.kind !== "group") {
+      frame.branches.pop();
+      return branch;
+    }
+    const reversal = nextOfGroup(frame, branch);
+    if (reversal !== null) return reversal;
+    frame.branches.pop();
+  }
+}
+
+/** The next reversal of the group that is to be taken here; null when all choices were tried. */
+function nextOfGroup(frame: Frame, group: GroupReversal): Reversal | null {
+  const { before, at, lane, ownBuffer, members, choice } = group;
+  const was = findPending(frame.pendingAt[before] ?? null, frame.lanes[before] as number);
+  while (choice.length > 0) {
+    const row = group.row.slice();
+    const chosen: GroupMember[] = [];
+    members.forEach((ofLane, i) => {
+      for (const member of ofLane.slice(0, choice[i])) {
+        joinInto(row, member.row);
+        chosen.push(member);
+      }
+    });
+    const valid = isClosed(members, choice, row) && isReadyAfter(group, chosen);
+    advance(members, choice);
+    const reversal: Reversal = { kind: "reversal", before, at, lane, row, ownBuffer };
+    if (valid && isTakenHere(frame.heads, was, reversal)) return reversal;
+  }
+  return null;
+}
+
+/** Moves on to the next choice; empties it after the last. */
+function advance(members: readonly (readonly GroupMember[])[], choice: number[]): void {
+  for (let i = 0; i < choice.length; i++) {
+    if ((choice[i] as number) < (members[i] as readonly GroupMember[]).length) {
+      choice[i] = (choice[i] as number) + 1;
+      return;
+    }
+    choice[i] = 0;
+  }
+  choice.length = 0;
+}
+
+/** True when the row holds no member of the group that was not chosen. */
+function isClosed(members: readonly (readonly GroupMember[])[], choice: readonly number[], row: Int32Array): boolean {
+  return members.every((ofLane, i) => {
+    const next = ofLane[choice[i] as number];
+    return next === undefined || (row[next.id.lane] as number) < next.id.nth;
+  });
+}
+
+function isReadyAfter(group: GroupReversal, chosen: GroupMember[]): boolean {
+  if (group.ready === null) return true;
+  let value = group.oldValue;
+  chosen.sort((a, b) => a.id.at - b.id.at);
+  for (const { update } of chosen) if (update !== null) value = update(value);
+  return group.ready(value);
+}
+
+function joinInto(row: Int32Array, other: Int32Array): void {
+  for (let k = 0; k < row.length; k++) if ((other[k] as number) > (row[k] as number)) row[k] = other[k] as number;
+}
+
+/**
+ * True when this is the one execution in which the reversal is to be taken: everything that it drops came about by default, and
+ * of several independent events that could delay the same one, that of the lowest lane does so first.
+ */
+export function isTakenHere(heads: readonly EventId[], was: Pending | null, reversal: Omit<Reversal, "kind">): boolean {
+  const { before, lane, row, ownBuffer } = reversal;
+  for (let h = heads.length - 1; h >= 0; h--) {
+    const head = heads[h] as EventId;
+    if (head.at < before) break;
+    if ((row[head.lane] as number) < head.nth) return false;
+  }
+  return was === null || isLowest(was, lane, row, 0, ownBuffer);
+}
+
+/**
+ * Goes back over the heads that delayed an event, to the last one that the new head depends on: until there it could have
+ * been taken before each of them. A load depends on its own CPU's store there although it is not ordered after it: before that store
+ * drained, the load would have been answered by the buffer and would not have delayed anything.
+ */
+export function isLowest(delayed: Pending, lane: number, clocks: Int32Array, row: number, ownBuffer: number): boolean {
+  for (let i = delayed.delayers.length - 1; i >= 0; i--) {
+    const head = delayed.delayers[i] as EventId;
+    if (head.lane === ownBuffer || (clocks[row + head.lane] as number) >= head.nth) return true;
+    if (lane < head.lane) return false;
+  }
+  return true;
+}
+
+export function findPending(list: Pending | null, lane: number): Pending | null {
+  for (let p = list; p !== null; p = p.next) if (p.lane === lane) return p;
+  return null;
+}
+
+export function withoutPending(list: Pending | null, lane: number): Pending | null {
+  if (findPending(list, lane) === null) return list;
+  const entry = list as Pending;
+  if (entry.lane === lane) return entry.next;
+  return { lane: entry.lane, delayers: entry.delayers, next: withoutPending(entry.next, lane) };
+}

@@ -1,0 +1,48 @@
+import { execFileSync } from "node:child_process";
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { MUTATIONS, type Mutation } from "./mutations.ts";
+
+const ROOT = join(import.meta.dirname, "../..");
+let scratch = "";
+
+beforeAll(() => {
+  scratch = mkdtempSync(join(tmpdir(), "racewalk-mutations-"));
+});
+afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+interface Outcome {
+  readonly cells: number;
+  readonly properties: string[];
+}
+
+function runCells(root: string, { study, variant, scenario }: Mutation): Outcome {
+  const script = join(ROOT, "test/mutations/run-cells.ts");
+  const output = execFileSync(process.execPath, [script, root, study, variant, scenario], { encoding: "utf8" });
+  return JSON.parse(output) as Outcome;
+}
+
+function mutate(mutation: Mutation, n: number): string {
+  const root = join(scratch, String(n));
+  cpSync(join(ROOT, "src"), join(root, "src"), { recursive: true });
+  const file = join(root, "src", mutation.file);
+  let source = readFileSync(file, "utf8");
+  for (const { find, replace } of [mutation, ...(mutation.also === undefined ? [] : [mutation.also])]) {
+    expect(source.split(find).length - 1, `"${find}" in ${mutation.file}`).toBe(1);
+    source = source.replace(find, () => replace);
+  }
+  writeFileSync(file, source);
+  return root;
+}
+
+describe("undoing it is noticed", () => {
+  test.each(MUTATIONS.map((mutation, n) => ({ ...mutation, n })))("$name", ({ n, ...mutation }) => {
+    const before = runCells(ROOT, mutation);
+    expect(before.cells).toBeGreaterThan(0);
+    expect(before.properties).toEqual([]);
+    const after = runCells(mutate(mutation, n), mutation);
+    expect(after.properties).toContain(mutation.caught);
+  });
+});
