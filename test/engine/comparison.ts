@@ -1,9 +1,10 @@
 /** Runs one tiny program under several explorers and says where they differ. */
-import { Execution, type MemoryModel, makeWorld, UsageError } from "../../src/engine/index.ts";
 import { BruteForceExplorer, graphOf } from "../../src/engine/explore/brute.ts";
 import { DporExplorer } from "../../src/engine/explore/dpor.ts";
 import { GraphExplorer } from "../../src/engine/explore/graph.ts";
+import { Execution, type MemoryModel, makeWorld, UsageError } from "../../src/engine/index.ts";
 import type { Tiny } from "./tiny.ts";
+import { countGraphs, isKnownToMachine } from "./tiny-machine.ts";
 import { type TinyState, tinyProgram } from "./tiny-program.ts";
 
 /** What an explorer found of a program. */
@@ -59,8 +60,17 @@ function namedGraph(execution: Execution, spawns: boolean): string {
     return `${tasks[n % tasksMax]?.name}${n >= tasksMax ? "!" : ""}#${nth}`;
   };
   const lines = graph.split(";").map((line) => {
-    const [, event, outcome, after] = /^([\d.]+)(=\d+)?<(.*)$/.exec(line) as unknown as [string, string, string?, string?];
-    const named = (after ?? "").split(",").filter((part) => part !== "").map(name).sort();
+    const [, event, outcome, after] = /^([\d.]+)(=\d+)?<(.*)$/.exec(line) as unknown as [
+      string,
+      string,
+      string?,
+      string?,
+    ];
+    const named = (after ?? "")
+      .split(",")
+      .filter((part) => part !== "")
+      .map(name)
+      .sort();
     return `${name(event)}${outcome ?? ""}<${named.join(",")}`;
   });
   return lines.sort().join(";");
@@ -119,7 +129,7 @@ export function byStateGraph(tiny: Tiny, model: MemoryModel): Found {
       found.failures.add(`${failure.property}: ${failure.message}`);
       return true;
     },
-    onEnd: () => note(found, execution, state, false),
+    onEnd: () => note(found, execution, state, "none"),
     onState: () => true,
   });
   if (!complete) throw new UsageError("the state graph was not exhausted");
@@ -143,30 +153,58 @@ export interface Comparison {
   readonly graphs: number;
   readonly blocked: number;
   readonly failing: boolean;
+  /** The second opinion (tiny-machine.ts) was asked. */
+  readonly judged: boolean;
   /** What differs; empty when the explorers agree. */
   readonly differences: readonly string[];
 }
 
-/** Compares dpor and the state graph with brute force. */
+/** Compares dpor and the state graph with brute force, and all of them with the machine that knows nothing of the engine. */
 export function compareExplorers(tiny: Tiny, model: MemoryModel, limit: number): Comparison {
+  try {
+    return compare(tiny, model, limit);
+  } catch (error) {
+    // A broken assumption of the engine is a difference too: the program that breaks it is worth shrinking.
+    return { ...NOTHING, interleavings: 0, differences: [String(error)] };
+  }
+}
+
+const NOTHING = { interleavings: null, graphs: 0, blocked: 0, failing: false, judged: false, differences: [] };
+
+function compare(tiny: Tiny, model: MemoryModel, limit: number): Comparison {
   const brute = byBruteForce(tiny, model, limit);
-  if (brute === null) return { interleavings: null, graphs: 0, blocked: 0, failing: false, differences: [] };
+  if (brute === null) return NOTHING;
   const dpor = byDpor(tiny, model);
   const states = byStateGraph(tiny, model);
+  const judged = isKnownToMachine(tiny);
   const differences = [
     ...difference("failures, dpor", dpor.failures, brute.failures),
     ...difference("failures, state graph", states.failures, brute.failures),
     ...difference("final states, dpor", dpor.finals, brute.finals),
     ...difference("final states, state graph", states.finals, brute.finals),
     ...difference("graphs, dpor", dpor.graphs.keys(), brute.graphs.keys()),
+    ...(judged ? secondOpinion(tiny, model, brute) : []),
   ];
   const repeated = [...dpor.graphs].filter(([, times]) => times > 1);
   if (repeated.length > 0) differences.push(`dpor: ${repeated.length} graphs more than once, as ${repeated[0]?.[0]}`);
+  if (dpor.blocked > 0) differences.push(`dpor: ${dpor.blocked} executions given up`);
   return {
     interleavings: brute.executions,
     graphs: brute.graphs.size,
     blocked: dpor.blocked,
     failing: brute.failures.size > 0,
+    judged,
     differences,
   };
+}
+
+function secondOpinion(tiny: Tiny, model: MemoryModel, brute: Found): string[] {
+  const machine = countGraphs(tiny, model);
+  // The machine has no halves; in a program that it can judge they stay as they are.
+  const finals = [...brute.finals].map((final) => final.replace("u=0 v=0 ", ""));
+  const count = `graphs, machine: ${machine.graphs}, brute force: ${brute.graphs.size}`;
+  return [
+    ...difference("final states, machine", machine.finals, finals),
+    ...(machine.graphs === brute.graphs.size ? [] : [count]),
+  ];
 }

@@ -149,7 +149,10 @@ export function tinyArb(flavour: Flavour): fc.Arbitrary<Tiny> {
   return fc.integer({ min: 2, max: flavour.tasksMax }).chain((tasks) =>
     fc
       .record({
-        dealt: fc.array(fc.tuple(fc.nat({ max: tasks - 1 }), piece), { minLength: flavour.steps >> 1, maxLength: flavour.steps * 2 }),
+        dealt: fc.array(fc.tuple(fc.nat({ max: tasks - 1 }), piece), {
+          minLength: flavour.steps >> 1,
+          maxLength: flavour.steps * 2,
+        }),
         child: fc.array(childPiece, { maxLength: 2 }),
       })
       .map(({ dealt, child }) => deal(flavour, tasks, dealt, child.flat().slice(0, 2))),

@@ -9,7 +9,7 @@
  * Covers loads, stores, locked instructions, fences (of the own buffer or another's), waiting loads, choices, locks and branches; not spawned
  * tasks, ends of life, or two locations in one granule.
  */
-import { type Operand, passes, type Statement, type Tiny } from "./tiny.ts";
+import { type Operand, passes, type Statement, statementsOf, type Tiny } from "./tiny.ts";
 
 export interface Counted {
   /** Execution graphs. */
@@ -19,9 +19,13 @@ export interface Counted {
   readonly states: number;
 }
 
+/** What the machine does not know. */
+type Unknown = Extract<Statement, { kind: "spawn" | "join" }> | Extract<Statement, { kind: "retire" | "revive" }>;
+type Known = Exclude<Statement, Unknown | { kind: "if" }>;
+
 /** An instruction; a branch goes on at `otherwise` when the register has another value. */
 type Code =
-  | Exclude<Statement, { kind: "if" | "spawn" | "join" | "retire" | "revive" }>
+  | Known
   | { readonly kind: "branch"; readonly reg: string; readonly value: number; readonly otherwise: number }
   | { readonly kind: "jump"; readonly to: number };
 
@@ -81,9 +85,7 @@ function compile(body: readonly Statement[]): Code[] {
   const code: Code[] = [];
   const emit = (statements: readonly Statement[]): void => {
     for (const s of statements) {
-      if (s.kind === "spawn" || s.kind === "join" || s.kind === "retire" || s.kind === "revive") {
-        throw new Error(`the tiny machine does not know ${s.kind}`);
-      }
+      if (isUnknown(s)) throw new Error(`the tiny machine does not know ${s.kind}`);
       if (s.kind !== "if") {
         code.push(s);
         continue;
@@ -100,13 +102,22 @@ function compile(body: readonly Statement[]): Code[] {
   return code;
 }
 
+function isUnknown(s: Statement): s is Unknown {
+  return s.kind === "spawn" || s.kind === "join" || s.kind === "retire" || s.kind === "revive";
+}
+
+/** True when {@link countGraphs} can judge the program: no spawned tasks, no ends of life, no halves of a granule. */
+export function isKnownToMachine(tiny: Tiny): boolean {
+  return [...statementsOf(tiny)].every((s) => !isUnknown(s) && !("cell" in s && (s.cell === "u" || s.cell === "v")));
+}
+
 function graphText(state: State): string {
   const orders = Object.entries(state.order).map(([cell, writes]) => `${cell}:${writes.join(" ")}`);
   return [...orders.sort(), ...[...state.readsFrom].sort()].join("\n");
 }
 
 function finalText(state: State, codes: readonly Code[][]): string {
-  const memory = ["w", "x", "y", "z", "k", "l", "m"].map((cell) => `${cell}=${state.memory[cell] ?? 0}`);
+  const memory = ["w", "x", "y", "z", "k", "l", "m", "o", "p"].map((cell) => `${cell}=${state.memory[cell] ?? 0}`);
   const threads = state.threads.map((thread, t) => {
     const registers = ["r0", "r1", "r2", "r3"].map((reg) => thread.registers[reg] ?? 0).join(",");
     return `T${t}:${thread.at === (codes[t] as Code[]).length ? registers : "waits"}`;
@@ -265,7 +276,13 @@ function locked(
       }
       const operand = value(code.value);
       const result =
-        code.kind === "xadd" ? old + operand : code.kind === "xchg" ? operand : code.kind === "or" ? old | operand : old & operand;
+        code.kind === "xadd"
+          ? old + operand
+          : code.kind === "xchg"
+            ? operand
+            : code.kind === "or"
+              ? old | operand
+              : old & operand;
       return [written(traced, code.cell, result, id)];
     }
   }

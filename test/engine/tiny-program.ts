@@ -59,7 +59,9 @@ export function tinyProgram(tiny: Tiny): Program<TinyState> {
       world.watchesBuffers = statements.some((s) => s.kind === "fence" && s.of !== null);
       return { world, cells };
     },
-    tasks: Object.fromEntries(tiny.tasks.map((body, i) => [`T${i}`, (state: TinyState) => runTask(state, tiny, body, `T${i}`)])),
+    tasks: Object.fromEntries(
+      tiny.tasks.map((body, i) => [`T${i}`, (state: TinyState) => runTask(state, tiny, body, `T${i}`)]),
+    ),
   };
 }
 
@@ -99,8 +101,7 @@ function* run(frame: Frame, body: readonly Statement[]): Steps<void> {
 function* step(frame: Frame, s: Exclude<Statement, { kind: "if" }>): Steps<void> {
   const { registers, state } = frame;
   const at = (name: string): Cell => state.cells[name] as Cell;
-  const value = (operand: Operand): number =>
-    typeof operand === "number" ? operand : (registers[operand] as number);
+  const value = (operand: Operand): number => (typeof operand === "number" ? operand : (registers[operand] as number));
   switch (s.kind) {
     case "load":
       registers[s.reg] = yield* load(at(s.cell));

@@ -388,9 +388,9 @@ export class DporExplorer implements Scheduler {
     assert(!execution.order.inRow(e, scratch), "a reversed event happens before its own head");
     const row = execution.order.clocks.slice(scratch, scratch + lanes);
     const members = classes[e] === AccessClass.Write ? [] : this.groupAfter(event, e, k, classes, row);
+    const oldValue = this.valueWithout(event, e, k, row);
     const op = lane < this.tasksMax ? (execution.world.tasks[lane] as Task).op : null;
     const ready = op?.ready ?? null;
-    const oldValue = (events.oldHi[e] as number) * TWO32 + (events.oldLo[e] as number);
     const ownBuffer = loader < 0 ? -1 : loader + this.tasksMax;
     const base = { before: e, at, lane, row, ownBuffer };
     if (members.length > 0) {
@@ -401,6 +401,25 @@ export class DporExplorer implements Scheduler {
     if (ready !== null && !isLife && !ready(oldValue)) return;
     const was = findPending(this.pendingAt[e] ?? null, events.lane[e] as number);
     if (isTakenHere(this.heads, was, base)) this.branches.push({ kind: "reversal", ...base });
+  }
+
+  /**
+   * What the event at hand would find if `e` and what depends on it were dropped and none of its group chosen: the value before `e`, and
+   * what shared accesses that happen before the event at hand (its own task's, say) make of it.
+   */
+  private valueWithout(event: Candidate, e: number, k: number, row: Int32Array): number {
+    const { events, order } = this.execution;
+    let value = (events.oldHi[e] as number) * TWO32 + (events.oldLo[e] as number);
+    if (event.isLife || events.access[e] !== AccessClass.Shared) return value;
+    const list = order.listOf(event.location);
+    for (let j = k + 1; j < list.length; j++) {
+      const y = list[j] as number;
+      if (events.access[y] !== AccessClass.Shared) break;
+      if ((row[events.lane[y] as number] as number) < (events.nth[y] as number)) continue;
+      const update = events.update[y] as Update | null;
+      if (update !== null) value = update(value);
+    }
+    return value;
   }
 
   /** The accesses of e's group that come later in the list and depend neither on `e` nor are before the event at hand anyway. */

@@ -171,7 +171,7 @@ export class GraphExplorer implements Scheduler {
     const key = newHash();
     chainHash(key, heap.hash as Hash);
     for (const task of world.tasks) {
-      chain(key, task.finished ? 1 : 2, task.started ? 1 : 2);
+      chain(key, task.halted ? 3 : task.finished ? 1 : 2, task.started ? 1 : 2);
       if (task.position !== null) chainHash(key, task.position);
     }
     for (const buffer of buffers) {

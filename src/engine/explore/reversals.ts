@@ -52,7 +52,7 @@ export interface GroupReversal {
   /** The next choice to try. */
   readonly choice: number[];
   readonly ready: Ready | null;
-  /** Value of the location before the group's event `before`. */
+  /** Value of the location when `before` is dropped and none of the members is chosen. */
   readonly oldValue: number;
 }
 
