@@ -6,7 +6,7 @@
  *     result.failures[0]    what failed, the schedule that shows it, and a diagram
  */
 import { UsageError } from "./assert.ts";
-import { diagram } from "./diagram.ts";
+import { diagram, type HeadingOf } from "./diagram.ts";
 import { Execution, type Failure, type MemoryModel, type Scheduler } from "./execution.ts";
 import { DporExplorer } from "./explore/dpor.ts";
 import { GraphExplorer, type Lasso } from "./explore/graph.ts";
@@ -34,8 +34,8 @@ export interface CheckOptions {
   readonly stepsMax?: number;
   /** Largest state graph; default 2,000,000. */
   readonly statesMax?: number;
-  /** The functions that diagrams name, as the kernel spells them; all when left out. */
-  readonly functions?: ReadonlySet<string>;
+  /** The headings of diagrams; left out, they name every function. */
+  readonly headingOf?: HeadingOf;
   /** Called now and then; true stops the check, which then says that it is incomplete. */
   readonly shouldStop?: (progress: Progress) => boolean;
   /** Awaited now and then, so that a caller can let other work happen. */
@@ -241,8 +241,8 @@ class Run<S> {
     const { steps, replay: shown } = this.replayed(candidate);
     const text = formatSchedule({ model, steps }, this.execution.world.tasksMax);
     const cycleFrom = lasso === undefined ? {} : { cycleFrom: lasso.prefix.length };
-    const { functions } = this.options;
-    const options = functions === undefined ? cycleFrom : { ...cycleFrom, functions };
+    const { headingOf } = this.options;
+    const options = headingOf === undefined ? cycleFrom : { ...cycleFrom, headingOf };
     return {
       property: failure.property,
       message: failure.message,

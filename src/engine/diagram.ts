@@ -9,18 +9,21 @@
  *
  * Plain ASCII, at most 72 columns. Steps that no other task can notice are left out.
  */
-import type { Replay, ReplayStep } from "./replay.ts";
+import type { Replay, ReplayStep, SourcePlace } from "./replay.ts";
 
 const WIDTH = 72;
 const GAP = 2;
+
+/** What to write above the steps that a function makes; null for one that says nothing to the reader. */
+export type HeadingOf = (place: SourcePlace) => string | null;
 
 export interface DiagramOptions {
   /** Show every step, not only those that another task can notice. */
   readonly all?: boolean;
   /** From this step on, the schedule repeats for ever. */
   readonly cycleFrom?: number;
-  /** The functions to name, as the kernel spells them; all when left out. Helpers of the model itself say nothing to a reader. */
-  readonly functions?: ReadonlySet<string>;
+  /** Headings; left out, every function is named. A step is under the innermost function that has one. */
+  readonly headingOf?: HeadingOf;
 }
 
 export function diagram(replay: Replay, verdictLine: string, options: DiagramOptions = {}): string {
@@ -30,13 +33,11 @@ export function diagram(replay: Replay, verdictLine: string, options: DiagramOpt
   const width = Math.floor((WIDTH - 1 - GAP * (cpus.length - 1)) / cpus.length);
   const { tasks } = replay.execution.world;
   const lines: string[] = [];
+  const leftOf = (cpu: number): number => 1 + cpus.indexOf(cpu) * (width + GAP);
+  const roomOf = (cpu: number): number => (cpu === cpus.at(-1) ? WIDTH - leftOf(cpu) : width);
   const put = (cpu: number, text: string): void => {
-    const column = cpus.indexOf(cpu);
-    for (const [k, part] of wrap(
-      text,
-      column === cpus.length - 1 ? WIDTH - 1 - column * (width + GAP) : width,
-    ).entries()) {
-      lines.push(`${" ".repeat(1 + column * (width + GAP))}${k === 0 ? "" : "  "}${part}`.trimEnd());
+    for (const [k, part] of wrap(text, roomOf(cpu)).entries()) {
+      lines.push(`${" ".repeat(leftOf(cpu))}${k === 0 ? "" : "  "}${part}`.trimEnd());
     }
   };
   const heads = cpus.map((cpu) => `CPU ${cpu} (${tasks[cpu]?.name ?? "?"})`.slice(0, width).padEnd(width));
@@ -46,10 +47,11 @@ export function diagram(replay: Replay, verdictLine: string, options: DiagramOpt
   for (const step of all) {
     if (step.index === options.cycleFrom) lines.push(banner("from here on, for ever:"));
     if (!isShown(step, replay, options)) continue;
-    const where = functionOf(step, options.functions);
+    const where = headingFor(step, options.headingOf);
     if (where !== "" && inFunction.get(step.cpu) !== where) {
       inFunction.set(step.cpu, where);
-      put(step.cpu, `${where}():`);
+      // A heading that just fits does without its colon.
+      put(step.cpu, where.length === roomOf(step.cpu) ? where : `${where}:`);
     }
     put(step.cpu, ` ${step.text}`);
   }
@@ -66,11 +68,15 @@ function isShown(step: ReplayStep, replay: Replay, options: DiagramOptions): boo
 }
 
 /** The modelled function that made the step, not the primitive (a lock, a barrier) that it used. */
-function functionOf(step: ReplayStep, functions: ReadonlySet<string> | undefined): string {
+function headingFor(step: ReplayStep, headingOf: HeadingOf | undefined): string {
   const places = step.stack.filter((frame) => !PRIMITIVES.test(frame.file));
-  const known =
-    functions === undefined ? places[0] : (places.find((frame) => functions.has(frame.function)) ?? places.at(-1));
-  return (known ?? step.stack[0])?.function ?? "";
+  for (const place of places) {
+    const heading = headingOf?.(place) ?? null;
+    if (heading !== null) return heading;
+  }
+  // No function of the stack has one: a user's own program.
+  const own = (places[0] ?? step.stack[0])?.function ?? "";
+  return own === "" ? "" : `${own}()`;
 }
 
 /** Files whose functions are what modelled code is made of, not the code itself. */
@@ -81,17 +87,23 @@ function banner(text: string): string {
   return ` ${"-".repeat(side)} ${text} ${"-".repeat(side)}`;
 }
 
-/** Breaks at blanks where it can. */
+/** Breaks at blanks where it can, else between the parts of a name. */
 function wrap(text: string, width: number): string[] {
   const parts: string[] = [];
   let rest = text;
   while (rest.length > width) {
     const room = parts.length === 0 ? width : width - 2;
-    const at = rest.lastIndexOf(" ", room);
-    const cut = at > room / 2 ? at : room;
+    const cut = breakAt(rest, room);
     parts.push(rest.slice(0, cut));
     rest = rest.slice(cut).trimStart();
   }
   parts.push(rest);
   return parts;
+}
+
+function breakAt(text: string, room: number): number {
+  const blank = text.lastIndexOf(" ", room);
+  if (blank > room / 2) return blank;
+  const inName = Math.max(...["_", ">", "(", "."].map((mark) => text.lastIndexOf(mark, room - 1) + 1));
+  return inName > room / 2 ? inName : room;
 }

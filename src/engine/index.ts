@@ -27,7 +27,7 @@ export {
   type Strategy,
   type Verdict,
 } from "./check.ts";
-export { type DiagramOptions, diagram } from "./diagram.ts";
+export { type DiagramOptions, diagram, type HeadingOf } from "./diagram.ts";
 export { Execution, type Failure, type MemoryModel, type Scheduler } from "./execution.ts";
 export { PAGE_SIZE } from "./heap.ts";
 export { type Operation, OpKind, type Ready, type Steps, type Update } from "./operation.ts";

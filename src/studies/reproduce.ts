@@ -18,6 +18,7 @@ import {
   type Schedule,
   UsageError,
 } from "../engine/index.ts";
+import { headingOf } from "../kvm/kernel-map.ts";
 import type { Study, StudyCell } from "./study.ts";
 
 /** What went wrong in a replayed execution. */
@@ -61,7 +62,7 @@ export function reproduce(study: Study, variant: string, text: string): Reproduc
 /** The diagram of a failure with every step in it, not only those that another task can notice. */
 export function fullDiagram(program: Program, text: string, verdictLine: string): string {
   const { replay: shown, cycleFrom } = reproduceProgram(program, text);
-  return diagram(shown, verdictLine, { all: true, ...(cycleFrom === null ? {} : { cycleFrom }) });
+  return diagram(shown, verdictLine, { all: true, headingOf, ...(cycleFrom === null ? {} : { cycleFrom }) });
 }
 
 // --- which program ---------------------------------------------------------------------------------------------------

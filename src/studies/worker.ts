@@ -3,6 +3,7 @@
  */
 import { parentPort, workerData } from "node:worker_threads";
 import { assert, type CheckFailure, check, type Program, type Strategy, UsageError } from "../engine/index.ts";
+import { headingOf } from "../kvm/kernel-map.ts";
 import type { CellFailure, CellResult, PlannedCell } from "./cells.ts";
 import { faultInStudy, importStudy } from "./load.ts";
 import { formatReplay, fullDiagram } from "./reproduce.ts";
@@ -43,6 +44,7 @@ async function runCell(study: Study, planned: PlannedCell, input: WorkerInput): 
   const result = await check(program, {
     model,
     strategy,
+    headingOf,
     ...(input.seed === null ? {} : { seed: input.seed }),
     ...(input.runs === null ? {} : { runs: input.runs }),
     shouldStop: ({ executions, states }) => {
