@@ -2,10 +2,19 @@
 export * from "./address.ts";
 export * from "./entry.ts";
 export {
+  type AccessSizeOfGuest,
+  type GuestAction,
+  GuestCpu,
+  type GuestInstruction,
+  NO_PAGING,
+  touch,
+  type VmExit,
+  vmrun,
+} from "./guest-cpu.ts";
+export {
   Interrupts,
   interruptAndWait,
   interruptHandler,
-  isInterrupted,
   maskInterrupts,
   unmaskInterrupts,
 } from "./interrupts.ts";

@@ -39,6 +39,13 @@ export class Tlb {
     this.entries.set(`${level}:${Math.floor(addr / size)}`, { base, level, writable, executable });
   }
 
+  /** INVLPG: the translations of one page, whatever its size. */
+  flushPage(addr: Gva): void {
+    for (let level = 1; level <= 3; level++) {
+      this.entries.delete(`${level}:${Math.floor(addr / (PAGE_SIZE * pagesPerLevel(level)))}`);
+    }
+  }
+
   flushAll(): void {
     this.entries.clear();
   }

@@ -19,9 +19,18 @@ import {
 import { Kernel, kthread, Mm, munmap, PageFrames, PROT_READ, PROT_WRITE } from "../kernel/index.ts";
 import { Kvm } from "../kvm/kvm.ts";
 import { LINUX_7_2 } from "../kvm/variants.ts";
-import { flatGuest, type GuestInstruction, kvmArchVcpuIoctlRun, touch } from "../kvm/vcpu.ts";
+import { kvmArchVcpuIoctlRun } from "../kvm/vcpu.ts";
 import { Vm } from "../kvm/vm.ts";
-import { gfn, type Hva, hva, Interrupts, interruptHandler, PAGE_SIZE } from "../machine/index.ts";
+import {
+  type GuestInstruction,
+  gfn,
+  type Hva,
+  hva,
+  Interrupts,
+  interruptHandler,
+  PAGE_SIZE,
+  touch,
+} from "../machine/index.ts";
 import { tdpTablesProblem } from "../oracle/tdp-tables.ts";
 import { cell, type StudyCell, study } from "./study.ts";
 
@@ -65,9 +74,9 @@ function makeScene(world: World, options: SceneOptions): Scene {
 }
 
 function* runGuest(vm: Vm, vcpu: number, instructions: readonly GuestInstruction[]): Steps<string> {
-  const guest = flatGuest(vm.vcpus[vcpu] as (typeof vm.vcpus)[number]);
-  guest.instructions = instructions;
-  return yield* kvmArchVcpuIoctlRun(guest);
+  const thread = vm.vcpus[vcpu] as (typeof vm.vcpus)[number];
+  thread.reset();
+  return yield* kvmArchVcpuIoctlRun(thread, instructions);
 }
 
 function tdpProgram(name: string, options: SceneOptions): Program {
