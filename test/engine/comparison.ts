@@ -52,7 +52,7 @@ function namesFor(tiny: Tiny): "lanes" | "names" {
 /** The graph, with tasks by name: which lane a spawned task gets depends on what was explored first. */
 function namedGraph(execution: Execution, spawns: boolean): string {
   const graph = graphOf(execution);
-  if (!spawns) return graph;
+  if (!spawns || graph === "") return graph;
   const { tasks, tasksMax } = execution.world;
   const name = (event: string): string => {
     const [lane, nth] = event.split(".") as [string, string];

@@ -129,8 +129,8 @@ function branchArb(inner: fc.Arbitrary<Piece>): fc.Arbitrary<Piece> {
     .record({
       reg: regArb,
       value: fc.integer({ min: 0, max: 2 }),
-      then: inner,
-      else: fc.oneof(fc.constant<Piece>([]), inner),
+      yes: inner,
+      no: fc.oneof(fc.constant<Piece>([]), inner),
     })
     .map((branch): Piece => [{ kind: "if", ...branch }]);
 }
@@ -180,13 +180,13 @@ function oneKindOfStore(body: Piece): Piece {
   const note = (statements: Piece): void => {
     for (const s of statements) {
       if (s.kind === "store") buffered.add(granuleOf(s.cell));
-      if (s.kind === "if") [s.then, s.else].forEach(note);
+      if (s.kind === "if") [s.yes, s.no].forEach(note);
     }
   };
   note(body);
   const mend = (statements: Piece): Piece =>
     statements.map((s): Statement => {
-      if (s.kind === "if") return { ...s, then: mend(s.then), else: mend(s.else) };
+      if (s.kind === "if") return { ...s, yes: mend(s.yes), no: mend(s.no) };
       return s.kind === "storeNow" && buffered.has(granuleOf(s.cell)) ? { ...s, kind: "store" } : s;
     });
   return mend(body);
@@ -197,14 +197,14 @@ function granuleOf(cell: string): string {
 }
 
 function spawns(body: Piece): boolean {
-  return body.some((s) => s.kind === "spawn" || (s.kind === "if" && (spawns(s.then) || spawns(s.else))));
+  return body.some((s) => s.kind === "spawn" || (s.kind === "if" && (spawns(s.yes) || spawns(s.no))));
 }
 
 /** Steps of the longest way through. */
 function costOf(body: Piece, child: Piece): number {
   let cost = 0;
   for (const s of body) {
-    if (s.kind === "if") cost += Math.max(costOf(s.then, child), costOf(s.else, child));
+    if (s.kind === "if") cost += Math.max(costOf(s.yes, child), costOf(s.no, child));
     else cost += s.kind === "spawn" ? 1 + costOf(child, []) : 1;
   }
   return cost;

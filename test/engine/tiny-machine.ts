@@ -91,10 +91,10 @@ function compile(body: readonly Statement[]): Code[] {
         continue;
       }
       const branch = code.push({ kind: "jump", to: 0 }) - 1;
-      emit(s.then);
+      emit(s.yes);
       const jump = code.push({ kind: "jump", to: 0 }) - 1;
       code[branch] = { kind: "branch", reg: s.reg, value: s.value, otherwise: code.length };
-      emit(s.else);
+      emit(s.no);
       code[jump] = { kind: "jump", to: code.length };
     }
   };

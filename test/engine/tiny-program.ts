@@ -90,7 +90,7 @@ function* runTask(state: TinyState, tiny: Tiny, body: readonly Statement[], name
 function* run(frame: Frame, body: readonly Statement[]): Steps<void> {
   for (const statement of body) {
     if (statement.kind === "if") {
-      const taken = frame.registers[statement.reg] === statement.value ? statement.then : statement.else;
+      const taken = frame.registers[statement.reg] === statement.value ? statement.yes : statement.no;
       yield* run(frame, taken);
     } else {
       yield* step(frame, statement);

@@ -48,8 +48,8 @@ export type Statement =
       readonly kind: "if";
       readonly reg: string;
       readonly value: number;
-      readonly then: readonly Statement[];
-      readonly else: readonly Statement[];
+      readonly yes: readonly Statement[];
+      readonly no: readonly Statement[];
     };
 
 export type Test = "==" | "!=" | ">=";
@@ -103,7 +103,7 @@ function showStatement(s: Statement): string {
     case "join":
       return `${s.kind} ${s.child}`;
     case "if":
-      return `if ${s.reg}==${s.value} { ${showBody(s.then)} } else { ${showBody(s.else)} }`;
+      return `if ${s.reg}==${s.value} { ${showBody(s.yes)} } else { ${showBody(s.no)} }`;
     case "xadd":
     case "xchg":
     case "or":
@@ -174,11 +174,11 @@ class Reader {
   private statement(): Statement {
     const branch = this.take(new RegExp(`if (${REG})==(\\d+) \\{`));
     if (branch !== null) {
-      const then = this.body(/\}/);
+      const yes = this.body(/\}/);
       this.take(/\} else \{/);
       const otherwise = this.body(/\}/);
       this.take(/\}/);
-      return { kind: "if", reg: branch[1] as string, value: Number(branch[2]), then, else: otherwise };
+      return { kind: "if", reg: branch[1] as string, value: Number(branch[2]), yes, no: otherwise };
     }
     for (const [pattern, build] of FORMS) {
       const match = this.take(pattern);
@@ -250,8 +250,8 @@ function* nested(body: readonly Statement[]): Generator<Statement> {
   for (const statement of body) {
     yield statement;
     if (statement.kind === "if") {
-      yield* nested(statement.then);
-      yield* nested(statement.else);
+      yield* nested(statement.yes);
+      yield* nested(statement.no);
     }
   }
 }
