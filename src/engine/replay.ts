@@ -283,12 +283,15 @@ function isAddress(execution: Execution, lo: number, hi: number): boolean {
   return hi === 0 && lo >= 4096 && execution.world.lifeOf(Math.min(lo, execution.heap.bytes - 8)) !== 0;
 }
 
+/** What is this large is an address, an entry or a mask, and no count. */
+const HEX_FROM = 4096;
+
 function show(lo: number, hi: number, hex: boolean): string {
   if (hex) return `0x${hexU64(u64(hi, lo))}`;
-  const value = hi * TWO32 + lo;
   // A small negative number of a 64-bit field.
   if (hi === 0xffffffff) return String(lo - TWO32);
-  return String(value);
+  const value = hi * TWO32 + lo;
+  return value < HEX_FROM ? String(value) : `0x${value.toString(16)}`;
 }
 
 /** What a diagram says of a step. Reads are written as comparisons, writes as assignments. */
