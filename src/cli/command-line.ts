@@ -8,7 +8,9 @@ import { Command, CommanderError, Option } from "commander";
 import { EngineBug, UsageError } from "../engine/index.ts";
 import { shellWord } from "../report/text.ts";
 import { type CheckCommandOptions, checkCommand } from "./check.ts";
+import { type ConformCommandOptions, conformCommand } from "./conform.ts";
 import { type ReplayCommandOptions, replayCommand } from "./replay.ts";
+import { type RunCommandOptions, runCommand } from "./run.ts";
 import { studiesCommand } from "./studies.ts";
 import type { Terminal } from "./terminal.ts";
 import { collect, duration, oneOf, wholeNumber } from "./values.ts";
@@ -37,6 +39,8 @@ export interface Handlers {
   studies(options: { readonly json?: true }): Promise<void>;
   check(study: string, options: CheckCommandOptions): Promise<void>;
   replay(study: string, options: ReplayCommandOptions): Promise<void>;
+  run(workload: string, options: RunCommandOptions): Promise<void>;
+  conform(cases: readonly string[], options: ConformCommandOptions): Promise<void>;
 }
 
 /** Runs one command line. @returns the exit status */
@@ -50,6 +54,8 @@ export async function runCommandLine(argv: readonly string[], terminal: Terminal
       studies: (options) => keep(studiesCommand(options, terminal)),
       check: (study, options) => keep(checkCommand(study, options, terminal)),
       replay: (study, options) => keep(replayCommand(study, options, terminal)),
+      run: (workload, options) => keep(runCommand(workload, options, terminal)),
+      conform: (cases, options) => keep(conformCommand(cases, options, terminal)),
     },
     (text) => terminal.result(text),
   );
@@ -78,6 +84,8 @@ export function commandLine(handlers: Handlers, writeHelp: (text: string) => voi
     .action((options: { readonly json?: true }) => handlers.studies(options));
   addCheck(racewalk, handlers);
   addReplay(racewalk, handlers);
+  addRun(racewalk, handlers);
+  addConform(racewalk, handlers);
   return racewalk;
 }
 
@@ -117,6 +125,31 @@ function addReplay(racewalk: Command, handlers: Handlers): void {
     .action((study: string, options: ReplayCommandOptions) => handlers.replay(study, options));
 }
 
+function addRun(racewalk: Command, handlers: Handlers): void {
+  racewalk
+    .command("run")
+    .description("run a workload on the modelled MMU and print the kernel's trace events")
+    .argument("<workload>", "a workload file (.workload.json)")
+    .addOption(
+      new Option("--mmu <mmu>", "tdp or shadow, instead of the workload's own").argParser(
+        oneOf(["tdp", "shadow"] as const),
+      ),
+    )
+    .addOption(new Option("--set <name=value>", "kernel=6.12 or kernel=7.2; may be repeated").argParser(collect))
+    .option("--json", "one JSON document on standard output")
+    .action((workload: string, options: RunCommandOptions) => handlers.run(workload, options));
+}
+
+function addConform(racewalk: Command, handlers: Handlers): void {
+  racewalk
+    .command("conform")
+    .description("run recorded workloads on the model and compare with what real KVM did")
+    .argument("<case...>", "the folder of a case, or a folder of cases")
+    .option("--kernel <version>", "v6.12 or v7.2 only; every kernel recorded when left out")
+    .option("--json", "one JSON document on standard output")
+    .action((cases: string[], options: ConformCommandOptions) => handlers.conform(cases, options));
+}
+
 function version(): string {
   const text = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
   return (JSON.parse(text) as { readonly version: string }).version;
@@ -150,7 +183,7 @@ function debug(error: unknown, terminal: Terminal): void {
 /** What is wrong with the command line, and where to read how it should be. */
 function misuse(error: CommanderError, argv: readonly string[]): string {
   const given = argv[0] ?? "";
-  const isCommand = ["studies", "check", "replay"].includes(given);
+  const isCommand = ["studies", "check", "replay", "run", "conform"].includes(given);
   const help = isCommand ? `racewalk ${given} --help` : "racewalk --help";
   if (error.code === "commander.help") return `no command; see ${help}`;
   const text = error.message

@@ -28,6 +28,8 @@ export interface SlotMarker {
   readonly size: number;
   readonly flags: number;
   readonly hva: number;
+  /** Order among all events of the trace; 0 when it is in none. */
+  readonly counter: number;
 }
 
 /** Part of a host address range that lies in a memory, in bytes. */
@@ -54,7 +56,7 @@ export function parseSlotMarker(line: EventLine): SlotMarker | null {
   if (m === null) return null;
   const [, slot, gpa, size, flags, hva] = m as unknown as readonly string[];
   const hex = (digits: string | undefined) => Number.parseInt(digits ?? "", 16);
-  return { slot: Number(slot), gpa: hex(gpa), size: hex(size), flags: Number(flags), hva: hex(hva) };
+  return { slot: Number(slot), gpa: hex(gpa), size: hex(size), flags: Number(flags), hva: hex(hva), counter: 0 };
 }
 
 /** The layout after one more marker. */

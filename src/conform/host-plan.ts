@@ -82,6 +82,12 @@ export interface HugePage {
   readonly level: number;
 }
 
+/** Consecutive frames, aligned to their number. */
+export interface FrameBlock {
+  readonly first: number;
+  readonly count: number;
+}
+
 /** A question at a fault. */
 export interface FaultQuery {
   readonly operation: number;
@@ -98,6 +104,8 @@ export class HostPlan {
   /** Notifier calls of the set-up and of the teardown that touch memory. */
   readonly setup: readonly NotifierCall[];
   readonly teardown: readonly NotifierCall[];
+  /** Blocks of consecutive frames that a huge page was seen in, without overlaps, in order. */
+  readonly blocks: readonly FrameBlock[];
   private readonly operations: readonly (readonly PlanStep[])[];
   private readonly huge: readonly (readonly HugePage[])[];
 
@@ -108,6 +116,7 @@ export class HostPlan {
       return stepsOf([...operation.lines, ...operation.after], operation.index, this.layout, isNpt);
     });
     this.huge = recording.operations.map((operation) => hugePagesIn([...operation.lines, ...operation.after]));
+    this.blocks = this.frameBlocks();
     const callsIn = (lines: readonly TraceLine[]) =>
       lines.map((line) => notifierCall(line, this.layout)).filter((call) => call !== null);
     this.setup = callsIn(recording.setup);
@@ -168,6 +177,21 @@ export class HostPlan {
    */
   hugePages(operation: number): readonly HugePage[] {
     return this.huge[operation] ?? [];
+  }
+
+  private frameBlocks(): readonly FrameBlock[] {
+    const found = new Map<number, FrameBlock>();
+    for (let at = 0; at < this.operations.length; at++) {
+      for (const { pfn, level } of this.backings(at)) {
+        if (pfn === null || level === 1) continue;
+        const first = pfn - (pfn % pagesOf(level));
+        found.set(first, { first, count: Math.max(pagesOf(level), found.get(first)?.count ?? 0) });
+      }
+    }
+    const all = [...found.values()].sort((a, b) => a.first - b.first || b.count - a.count);
+    const isInside = (block: FrameBlock) => (other: FrameBlock) =>
+      other !== block && block.first >= other.first && block.first + block.count <= other.first + other.count;
+    return all.filter((block) => !all.some(isInside(block)));
   }
 
   private backings(operation: number): readonly Backing[] {

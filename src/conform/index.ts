@@ -32,6 +32,7 @@ export {
 } from "./host-plan.ts";
 export { type InitialState, readInitialState, type TableEntries } from "./initial-state.ts";
 export { type Breach, breachesOf, INVARIANTS, type Invariant } from "./invariants.ts";
+export { type ModelInput, type ModelRun, runWorkload } from "./model.ts";
 export {
   type GuestOperation,
   type HostOperation,

@@ -183,7 +183,7 @@ function loadKernel(directory: string, kernel: string, name: string, workload: W
     statsBefore: { vm, vcpu },
     operations,
     teardown: sections.teardown,
-    slots: sections.setup.map(parseSlotMarker).filter((slot) => slot !== null),
+    slots: slotMarkers(sections.setup),
     layout: layoutOf(sections.setup, workload),
     machine: readMachine(join(directory, "meta.json")),
   };
@@ -263,6 +263,13 @@ function resolvedMembers(text: string): readonly ResolvedMember[] {
   return members.map((member) => {
     const { _pte_addr, _value } = member as { _pte_addr?: unknown; _value?: unknown };
     return { pteAddress: readAmount(_pte_addr) ?? null, value: readU64(_value) ?? null };
+  });
+}
+
+function slotMarkers(setup: readonly TraceLine[]): readonly SlotMarker[] {
+  return setup.flatMap((line) => {
+    const slot = parseSlotMarker(line);
+    return slot === null ? [] : [{ ...slot, counter: line.counter }];
   });
 }
 

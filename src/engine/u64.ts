@@ -74,3 +74,9 @@ export function parseHexU64(text: string): U64 {
   const digits = text.padStart(16, "0");
   return u64(Number.parseInt(digits.slice(0, 8), 16), Number.parseInt(digits.slice(8), 16));
 }
+
+/** The sum modulo 2^64. */
+export function addU64(a: U64, b: U64): U64 {
+  const lo = (a.lo >>> 0) + (b.lo >>> 0);
+  return { hi: (a.hi + b.hi + (lo > 0xffffffff ? 1 : 0)) >>> 0, lo: lo >>> 0 };
+}

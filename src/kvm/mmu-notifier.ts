@@ -32,6 +32,9 @@ export function mmuNotifierOps(kvm: Kvm): MmuNotifierOps {
   return {
     invalidateRangeStart: (range) => kvmMmuNotifierInvalidateRangeStart(kvm, range),
     invalidateRangeEnd: (range) => kvmMmuNotifierInvalidateRangeEnd(kvm, range),
+    clearFlushYoung: () => kvmHandleHvaRangeNoFlush(),
+    clearYoung: () => kvmHandleHvaRangeNoFlush(),
+    testYoung: () => kvmHandleHvaRangeNoFlush(),
   };
 }
 
@@ -132,4 +135,9 @@ export function* mmuInvalidateRetryGfnUnsafe(kvm: Kvm, mmuSeq: number, gfn: Gfn)
     return true;
   }
   return (yield* load(kvm.mmuInvalidateSeq)) !== mmuSeq;
+}
+
+// Aging is not here yet.
+function* kvmHandleHvaRangeNoFlush(): Steps<boolean> {
+  return false;
 }

@@ -74,7 +74,7 @@ function shellWords(line: string): string[] {
 /** @returns what the command line says against the words, null when they parse */
 export async function parseFault(words: readonly string[]): Promise<string | null> {
   const nothing = async (): Promise<void> => undefined;
-  const command = commandLine({ studies: nothing, check: nothing, replay: nothing }, () => undefined);
+  const command = commandLine({ studies: nothing, check: nothing, replay: nothing, run: nothing, conform: nothing }, () => undefined);
   try {
     await command.parseAsync([...words], { from: "user" });
   } catch (error) {

@@ -2,10 +2,10 @@
  * The host's memory management of the VMM's process: mappings, page tables, faults, and the MMU notifiers that tell secondary users.
  *
  * Stands for what KVM relies on of mm/: mmap_lock, VMAs, the process's page tables, get_user_pages (fast and slow), munmap(), mprotect(),
- * madvise(MADV_DONTNEED). Page tables are two levels of 512 entries, a table of 4K entries for each 2M of the mapped window and one of 2M
- * entries above; the upper levels of real ones never change while a process lives and are left out. An entry is
+ * madvise(MADV_DONTNEED). Page tables are up to three levels of 512 entries: the 4K entries of the mapped window, its 2M entries, and, in a process
+ * that has 1G pages, its 1G entries; the links between them never change while a process lives and are left out. An entry is
  *
- *     bits 12..51  frame        bit 7  huge (in the upper table)      bit 1  writable      bit 0  present
+ *     bits 12..51  frame        bit 7  huge (above the 4K entries)      bit 1  writable      bit 0  present
  *
  * Order in munmap() and madvise(), as the contract of the notifiers allows at its widest: start(), entries cleared, frames freed, end().
  */
@@ -47,13 +47,19 @@ export interface NotifierRange {
 export interface MmuNotifierOps {
   invalidateRangeStart(range: NotifierRange): Steps<void>;
   invalidateRangeEnd(range: NotifierRange): Steps<void>;
+  /** Was the range used since the last call? Clears the marks; and flushes TLBs, where the architecture wants it. */
+  clearFlushYoung(start: Hva, end: Hva): Steps<boolean>;
+  /** The same without a flush. */
+  clearYoung(start: Hva, end: Hva): Steps<boolean>;
+  /** The same without clearing. */
+  testYoung(addr: Hva): Steps<boolean>;
 }
 
 /** What get_user_pages found. */
 export interface UserPage {
   readonly pfn: Pfn;
   readonly writable: boolean;
-  /** Level of the host's mapping: 1 for 4K, 2 for 2M. */
+  /** Level of the host's mapping: 1 for 4K, 2 for 2M, 3 for 1G. */
   readonly level: number;
 }
 
@@ -65,10 +71,24 @@ const PTE_WRITABLE = 2;
 const PTE_HUGE = 0x80;
 const ENTRIES = 512;
 const PMD_SIZE = PAGE_SIZE * ENTRIES;
+const PUD_SIZE = PMD_SIZE * ENTRIES;
 
 const pteFrame = (pte: number): Pfn => Math.floor(pte / PAGE_SIZE) as Pfn;
 const makePte = (frame: Pfn, writable: boolean, huge = false): number =>
   frame * PAGE_SIZE + PTE_PRESENT + (writable ? PTE_WRITABLE : 0) + (huge ? PTE_HUGE : 0);
+
+/** Decides in Linux's place what backs an address: for following a recording of what the host did. */
+export interface HostPolicy {
+  /** The page at `addr` is about to be looked up; its entry may be changed, and notifiers be called, as a host fault would. */
+  beforeLookup(addr: Hva, write: boolean): Steps<void>;
+  /** Its mapping's level is about to be looked at. */
+  beforeLevel(addr: Hva): Steps<void>;
+}
+
+export interface MmOptions {
+  /** The process has 1G pages: their entries are looked at. */
+  readonly gigantic?: boolean;
+}
 
 export class Mm {
   readonly world: World;
@@ -80,13 +100,17 @@ export class Mm {
   /** The window of addresses that the page tables cover. */
   readonly base: Hva;
   readonly pages: number;
+  readonly gigantic: boolean;
+  policy: HostPolicy | null = null;
   private readonly vmas: Vma[] = [];
+  private readonly puds: number;
   private readonly pmds: number;
   private readonly ptes: number;
 
-  /** @param pages size of the window in 4K pages; `base` is 2M-aligned */
-  constructor(world: World, frames: PageFrames, base: Hva, pages: number) {
-    assert(base % PMD_SIZE === 0, "the window of an mm is 2M-aligned");
+  /** @param pages size of the window in 4K pages; `base` is aligned to the largest page */
+  constructor(world: World, frames: PageFrames, base: Hva, pages: number, options: MmOptions = {}) {
+    this.gigantic = options.gigantic ?? false;
+    assert(base % (this.gigantic ? PUD_SIZE : PMD_SIZE) === 0, "the window of an mm is aligned to its largest page");
     this.world = world;
     this.frames = frames;
     this.base = base;
@@ -94,8 +118,10 @@ export class Mm {
     this.mmapLock = new RwLock(world, "mm->mmap_lock", true);
     this.pageTableLock = new SpinLock(world, "mm->page_table_lock");
     const tables = Math.ceil(pages / ENTRIES);
+    const directories = Math.ceil(tables / ENTRIES);
     const label = (level: string, size: number) => (offset: number) =>
       `${level}[${(base + (offset / 8) * size).toString(16)}]`;
+    this.puds = this.gigantic ? world.allocate(8 * directories, "", label("pud", PUD_SIZE)) : 0;
     this.pmds = world.allocate(8 * tables, "", label("pmd", PMD_SIZE));
     this.ptes = world.allocate(8 * pages, "", label("pte", PAGE_SIZE));
   }
@@ -112,6 +138,37 @@ export class Mm {
 
   pmdOf(addr: Hva): Cell {
     return new Cell<number>(this.world, this.pmds + 8 * Math.floor(this.indexOf(addr) / ENTRIES), 8, false);
+  }
+
+  pudOf(addr: Hva): Cell {
+    return new Cell<number>(this.world, this.puds + 8 * Math.floor(this.indexOf(addr) / ENTRIES ** 2), 8, false);
+  }
+
+  /** The 4K frame mapped at `addr`, if there is one. For set-up and oracles. */
+  frameAt(addr: Hva): Pfn | null {
+    const pte = this.pteOf(addr).peek();
+    return (pte & PTE_PRESENT) === 0 ? null : pteFrame(pte);
+  }
+
+  /** Whether the window covers the address. */
+  covers(addr: Hva): boolean {
+    return addr >= this.base && addr < this.base + this.pages * PAGE_SIZE;
+  }
+
+  /** Puts a page of a level in place, over whatever smaller ones were there. With nobody else running. */
+  install(addr: Hva, frame: Pfn, level: number, writable: boolean): void {
+    if (this.gigantic) this.pudOf(addr).value = level === 3 ? makePte(frame, writable, true) : 0;
+    this.pmdOf(addr).value = level === 2 ? makePte(frame, writable, true) : 0;
+    if (level === 1) this.pteOf(addr).value = makePte(frame, writable);
+  }
+
+  /** Takes every page of a range out of the tables; huge ones that it cuts go as a whole. With nobody else running. */
+  clear(start: Hva, end: Hva): void {
+    for (let addr = start; addr < end; addr = hva(addr + PAGE_SIZE)) {
+      if (this.gigantic) this.pudOf(addr).value = 0;
+      this.pmdOf(addr).value = 0;
+      this.pteOf(addr).value = 0;
+    }
   }
 
   // --- set-up ----------------------------------------------------------------------------------------------------
@@ -162,11 +219,14 @@ export class Mm {
  * so a reference is taken only if there is one left, and the entry is read again afterwards.
  */
 export function* getUserPageFast(mm: Mm, addr: Hva, write: boolean): Steps<UserPage | null> {
-  const pmd = yield* load(mm.pmdOf(addr));
-  if ((pmd & PTE_HUGE) !== 0) {
-    if (write && (pmd & PTE_WRITABLE) === 0) return null;
-    const frame = (pteFrame(pmd) + (Math.floor((addr - mm.base) / PAGE_SIZE) % ENTRIES)) as Pfn;
-    return yield* grabStable(mm, mm.pmdOf(addr), pmd, frame, 2);
+  const index = Math.floor((addr - mm.base) / PAGE_SIZE);
+  for (const level of mm.gigantic ? [3, 2] : [2]) {
+    const cell = level === 3 ? mm.pudOf(addr) : mm.pmdOf(addr);
+    const entry = yield* load(cell);
+    if ((entry & PTE_HUGE) === 0) continue;
+    if (write && (entry & PTE_WRITABLE) === 0) return null;
+    const frame = (pteFrame(entry) + (index % ENTRIES ** (level - 1))) as Pfn;
+    return yield* grabStable(mm, cell, entry, frame, level);
   }
   const cell = mm.pteOf(addr);
   const pte = yield* load(cell);
@@ -176,6 +236,8 @@ export function* getUserPageFast(mm: Mm, addr: Hva, write: boolean): Steps<UserP
 
 /** host_pfn_mapping_level(): the level of the host's own mapping, looked at without a lock; a hint, checked by the caller's sequence number. */
 export function* hostMappingLevel(mm: Mm, addr: Hva): Steps<number> {
+  if (mm.policy !== null) yield* mm.policy.beforeLevel(addr);
+  if (mm.gigantic && ((yield* load(mm.pudOf(addr))) & PTE_HUGE) !== 0) return 3;
   return ((yield* load(mm.pmdOf(addr))) & PTE_HUGE) !== 0 ? 2 : 1;
 }
 
@@ -190,6 +252,7 @@ function* grabStable(mm: Mm, cell: Cell, entry: number, frame: Pfn, level: numbe
 
 /** get_user_pages_unlocked(): under mmap_lock; brings the page in if need be. Null when the address is not mapped that way. */
 export function* getUserPage(mm: Mm, addr: Hva, write: boolean): Steps<UserPage | null> {
+  if (mm.policy !== null) yield* mm.policy.beforeLookup(addr, write);
   const fast = yield* getUserPageFast(mm, addr, write);
   if (fast !== null) return fast;
   yield* readLock(mm.mmapLock);

@@ -33,6 +33,9 @@ export class PageFrames {
   readonly world: World;
   /** struct page by frame; filled in again, the same, whenever a task that allocated is rebuilt. */
   private readonly pages = new Map<Pfn, Page>();
+  /** Blocks of several frames. */
+  private readonly blocks: { readonly first: Pfn; readonly count: number; readonly page: (index: number) => Page }[] =
+    [];
 
   constructor(world: World) {
     this.world = world;
@@ -47,19 +50,28 @@ export class PageFrames {
     const addr = world.allocate(PAGE_SIZE * count, label, null, null, PAGE_SIZE * count);
     if (world.current === null) world.makeMortal(addr);
     const first = hpaToPfn(addr as Hpa);
-    for (let i = 0; i < count; i++) {
-      const page = PAGE.allocate(world, count === 1 ? `struct page of ${label}` : `struct page of ${label}+${i}`);
-      page._refcount.value = 1;
-      this.pages.set((first + i) as Pfn, page);
+    if (count > 1) {
+      const page = PAGE.allocateArray(world, count, `struct page of ${label}`);
+      for (let i = 0; i < count; i++) page(i)._refcount.value = 1;
+      this.blocks.push({ first, count, page });
+      return first;
     }
+    const page = PAGE.allocate(world, `struct page of ${label}`);
+    page._refcount.value = 1;
+    this.pages.set(first, page);
     return first;
   }
 
   /** pfn_to_page() */
   pageOf(frame: Pfn): Page {
-    const page = this.pages.get(frame);
-    if (page === undefined) throw new UsageError(`frame 0x${frame.toString(16)} was never allocated`);
+    const page = this.pages.get(frame) ?? this.pageInBlock(frame);
+    if (page === null) throw new UsageError(`frame 0x${frame.toString(16)} was never allocated`);
     return page;
+  }
+
+  private pageInBlock(frame: Pfn): Page | null {
+    const block = this.blocks.find(({ first, count }) => frame >= first && frame < first + count);
+    return block === undefined ? null : block.page(frame - block.first);
   }
 }
 

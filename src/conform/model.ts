@@ -1,0 +1,320 @@
+/**
+ * Runs a workload on the model: one operation after the other, as the VMM of the recordings does.
+ *
+ *     const run = runWorkload({ workload, initial, kernel: "v7.2", recording });
+ *
+ * The MMU, the machine and the kernel's services are those that `check` explores; only one thread runs at a time. With a recording, the host's
+ * part (which page backs what, which notifiers it calls) is taken from it; without, the modelled host mm decides.
+ */
+import { addU64, runSequentially, type Steps, type U64, UsageError, World } from "../engine/index.ts";
+import { Kernel, Mm, PageFrames, PROT_READ, PROT_WRITE, writeLock, writeUnlock } from "../kernel/index.ts";
+import { Kvm } from "../kvm/kvm.ts";
+import { KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY } from "../kvm/memslots.ts";
+import { kvmTdpMmuZapAll } from "../kvm/tdp-mmu.ts";
+import { formatEvent, isKvmEvent, isStatEvent, type KvmEvent } from "../kvm/trace.ts";
+import { variantsOfKernel } from "../kvm/variants.ts";
+import { kvmArchVcpuIoctlRun, type RunResult } from "../kvm/vcpu.ts";
+import { Vm } from "../kvm/vm.ts";
+import { type Gpa, gfn, type Hva, hva, Interrupts, PAGE_SIZE, type PagingMode, type Pfn } from "../machine/index.ts";
+import { guestCode } from "./guest-code.ts";
+import { HostFollower, windowOf } from "./host-follower.ts";
+import type { HostLayout, MemoryPlace, SlotMarker } from "./host-layout.ts";
+import { HostPlan } from "./host-plan.ts";
+import type { InitialState } from "./initial-state.ts";
+import { type GuestOperation, type HostOperation, membersOf, type Operation } from "./operation.ts";
+import type { KernelRecording, ResolvedMember } from "./recording.ts";
+import type { EventLine, OperationRun, Stats, WorkloadRun } from "./run.ts";
+import { newCounters, statsOf } from "./statistics.ts";
+import { CONTROL_SLOT, type Memory, type Workload } from "./workload.ts";
+
+export interface ModelInput {
+  readonly workload: Workload;
+  readonly initial: InitialState;
+  /** `v6.12`, `v7.2`. */
+  readonly kernel: string;
+  /** What the host did; null: the modelled host decides. */
+  readonly recording: KernelRecording | null;
+}
+
+export interface ModelRun extends WorkloadRun {
+  /** What the model cannot do yet, as `ops[3]: dirty_log`; the run went on without it. */
+  readonly notModelled: readonly string[];
+}
+
+/** Bytes of modelled memory: reserved, and used only as far as touched. */
+const MEMORY_BYTES = 512 * 1024 * 1024;
+/** Where the first memory lies in the process when no recording says so. */
+const FIRST_HVA = 0x7f00_0000_0000;
+const HUGE = 2 * 1024 * 1024;
+
+/** @throws UsageError for a workload that cannot be run at all */
+export function runWorkload(input: ModelInput): ModelRun {
+  const machine = new ModelMachine(input);
+  const setup = machine.setUp();
+  const operations = input.workload.ops.map((operation, at) => machine.run(operation, at));
+  return { setup, operations, teardown: machine.tearDown(), layout: machine.layout, notModelled: machine.notModelled };
+}
+
+class ModelMachine {
+  readonly notModelled: string[] = [];
+  readonly layout: HostLayout;
+  private readonly input: ModelInput;
+  private readonly world: World;
+  private readonly mm: Mm;
+  private readonly vm: Vm;
+  private readonly plan: HostPlan | null;
+  private readonly follower: HostFollower | null;
+  private readonly counters: Stats;
+  private reported = 0;
+
+  constructor(input: ModelInput) {
+    const { workload, recording, kernel } = input;
+    this.input = input;
+    this.plan = recording === null ? null : new HostPlan(recording, workload);
+    this.layout = this.plan?.layout ?? ownLayout(workload);
+    const block = Math.max(0, ...(this.plan?.blocks ?? []).map(({ count }) => count));
+    const gigantic = block > 512 || workload.memory.some((memory) => memory.backing === "hugetlb1g");
+    const blockBytes = (this.plan?.blocks ?? []).reduce((sum, { count }) => sum + count * PAGE_SIZE, 0);
+    const lanes = workload.vcpus + 2;
+    this.world = new World({ staticBytes: MEMORY_BYTES + 2 * blockBytes, arenaBytes: PAGE_SIZE, tasksMax: lanes });
+    const window = windowOf(this.layout.places, gigantic ? 512 * HUGE : HUGE);
+    const frames = new PageFrames(this.world);
+    const kvmKernel = new Kernel(this.world);
+    this.mm = new Mm(this.world, frames, window.base, window.pages, { gigantic });
+    const kvm = new Kvm(this.world, kvmKernel, this.mm, variantsOfKernel(kernel));
+    this.vm = new Vm(kvm, new Interrupts(this.world, lanes));
+    this.follower =
+      this.plan === null ? null : new HostFollower(this.world, this.mm, this.plan, () => this.slotPlaces());
+    if (this.follower !== null) this.mm.policy = this.follower;
+    this.counters = newCounters(kernel, workload.vcpus);
+  }
+
+  private slotPlaces(): { baseGfn: number; npages: number; hva: number }[] {
+    const { memslots } = this.vm.kvm;
+    return memslots.slotsOf(memslots.setAt(memslots.active.peek())).map((slot) => ({
+      baseGfn: slot.base_gfn.peek(),
+      npages: slot.npages.peek(),
+      hva: slot.userspace_addr.peek(),
+    }));
+  }
+
+  // --- set-up ------------------------------------------------------------------------------------------------------
+
+  /** The VM, its memslots and vCPUs; the pages that the VMM writes before the first run. */
+  setUp(): readonly EventLine[] {
+    const lines: EventLine[] = [];
+    for (const step of this.setupSteps()) {
+      if ("call" in step) {
+        this.sequentially("vmm", () => (this.follower as HostFollower).replaySetup(step.call));
+        lines.push(...this.newEvents());
+      } else {
+        lines.push({ task: "vmm", event: "tracing_mark_write", text: markerText(step.slot) });
+        this.addSlot(step.slot);
+      }
+    }
+    for (let i = 0; i < this.input.workload.vcpus; i++) {
+      const vcpu = this.vm.addVcpu(i);
+      vcpu.reset(this.pagingMode());
+    }
+    this.writeGuestTables();
+    return [...lines, ...this.newEvents()];
+  }
+
+  private setupSteps(): ({ slot: SlotMarker } | { call: HostPlan["setup"][number] })[] {
+    const { recording, workload } = this.input;
+    if (recording === null || this.plan === null) return ownSlots(workload, this.layout).map((slot) => ({ slot }));
+    const markers = recording.slots.map((slot) => ({ slot, at: slot.counter }));
+    const calls = this.plan.setup.map((call) => ({ call, at: call.counter }));
+    return [...markers, ...calls].sort((a, b) => a.at - b.at);
+  }
+
+  private addSlot(slot: SlotMarker): void {
+    const { memslots } = this.vm.kvm;
+    memslots.addDuringSetup({
+      id: slot.slot,
+      baseGfn: gfn(slot.gpa / PAGE_SIZE),
+      npages: slot.size / PAGE_SIZE,
+      userspaceAddr: hva(slot.hva),
+      flags: slot.flags,
+    });
+    if (this.follower === null) this.mm.addVma(hva(slot.hva), hva(slot.hva + slot.size), PROT_READ | PROT_WRITE);
+  }
+
+  private pagingMode(): PagingMode {
+    const { cr0, cr3, efer } = this.input.initial;
+    return {
+      paging: this.input.workload.guestPaging.mode !== "none",
+      cr3: cr3 as Gpa,
+      wp: (cr0 & 0x10000) !== 0,
+      nx: (efer & 0x800) !== 0,
+    };
+  }
+
+  private writeGuestTables(): void {
+    for (const { gpa, value, entrySize, count, step } of this.input.initial.pageTableEntries) {
+      let entry = value;
+      for (let i = 0; i < count; i++) {
+        this.pokeGuest(gpa + i * entrySize, entry, entrySize);
+        entry = addU64(entry, step);
+      }
+    }
+  }
+
+  private pokeGuest(gpa: number, value: U64, size: number): void {
+    const slot = this.slotPlaces().find(({ baseGfn, npages }) => {
+      const index = gpa / PAGE_SIZE - baseGfn;
+      return index >= 0 && index < npages;
+    });
+    if (slot === undefined)
+      throw new UsageError(`guest address 0x${gpa.toString(16)}: in no memslot; mend the workload`);
+    this.poke(hva(slot.hva + gpa - slot.baseGfn * PAGE_SIZE), value, size);
+  }
+
+  /** The VMM writes to its own memory. */
+  private poke(addr: Hva, value: U64, size: number): void {
+    const page = hva(addr - (addr % PAGE_SIZE));
+    const frame = this.follower?.frameForVmm(page) ?? this.ownFrame(page);
+    const word = (frame * PAGE_SIZE + (addr % PAGE_SIZE)) / 4;
+    const { words } = this.world.heap;
+    words[word] = value.lo;
+    if (size === 8) words[word + 1] = value.hi;
+  }
+
+  private ownFrame(page: Hva): Pfn {
+    return this.mm.frameAt(page) ?? this.mm.populate(page);
+  }
+
+  // --- operations --------------------------------------------------------------------------------------------------
+
+  run(operation: Operation, at: number): OperationRun {
+    this.follower?.begin(at);
+    const record = this.input.recording?.operations[at];
+    const before = this.counters.vm["remote_tlb_flush_requests"] ?? 0;
+    let replayed = false;
+    for (const [nth, member] of membersOf(operation).entries()) {
+      if (member.kind === "guest") this.runGuest(member, record?.resolved[nth] ?? null);
+      else {
+        this.runHost(member, `ops[${at}]`, operation.kind === "par" ? "hostop" : "vmm", !replayed);
+        replayed = true;
+      }
+    }
+    const events = this.newEvents();
+    const flushes = (this.counters.vm["remote_tlb_flush_requests"] ?? 0) - before;
+    return { events, stats: statsOf(this.counters), flushes };
+  }
+
+  private runGuest(operation: GuestOperation, resolved: ResolvedMember | null): RunResult {
+    const vcpu = this.vm.vcpus[operation.vcpu] as Vm["vcpus"][number];
+    const code = guestCode(this.input.workload, operation, resolved);
+    return this.sequentially(`vcpu${vcpu.id}`, () => kvmArchVcpuIoctlRun(vcpu, code));
+  }
+
+  private runHost(operation: HostOperation, place: string, task: string, first: boolean): void {
+    switch (operation.host) {
+      case "poke":
+      case "poke_ret":
+      case "peek":
+      case "touch":
+      case "madvise":
+        break;
+      default:
+        this.notModelled.push(`${place}: ${operation.host}`);
+    }
+    const { follower } = this;
+    if (operation.host === "madvise" && operation.advice === "dontneed") {
+      const { start, end } = this.rangeOf(operation);
+      follower?.discard(start, end);
+    }
+    if (follower !== null && first) this.sequentially(task, () => follower.replay());
+  }
+
+  private rangeOf(operation: { readonly mem: number; readonly offset: number; readonly len: number | null }): {
+    start: Hva;
+    end: Hva;
+  } {
+    const place = this.layout.places.find(({ memory }) => memory === operation.mem) as MemoryPlace;
+    const start = hva(place.hva + operation.offset);
+    return { start, end: hva(operation.len === null ? place.hva + place.size : start + operation.len) };
+  }
+
+  private sequentially<T>(name: string, steps: () => Steps<T>): T {
+    const { vcpus } = this.input.workload;
+    const lane = name.startsWith("vcpu") ? Number(name.slice(4)) : vcpus + (name === "vmm" ? 0 : 1);
+    return runSequentially(this.world, lane, name, steps);
+  }
+
+  // --- the end -----------------------------------------------------------------------------------------------------
+
+  tearDown(): readonly EventLine[] {
+    const { kvm, tdp } = this.vm;
+    this.sequentially("vmm", function* () {
+      yield* writeLock(kvm.mmuLock);
+      yield* kvmTdpMmuZapAll(tdp);
+      yield* writeUnlock(kvm.mmuLock);
+    });
+    return this.newEvents();
+  }
+
+  /** What was reported since the last call; statistics are added up on the way. */
+  private newEvents(): readonly EventLine[] {
+    const { trace } = this.world;
+    const { kernel } = this.vm.kvm.variants;
+    const lines: EventLine[] = [];
+    for (; this.reported < trace.length; this.reported++) {
+      const { task, event } = trace[this.reported] as (typeof trace)[number];
+      if (isStatEvent(event)) {
+        const counters = event.vcpu === null ? this.counters.vm : this.counters.vcpu[event.vcpu];
+        (counters as Record<string, number>)[event.stat] = (counters?.[event.stat] ?? 0) + event.delta;
+      } else if (isKvmEvent(event)) {
+        const text = formatEvent(event as KvmEvent, kernel, this.vm.tdp.layout);
+        lines.push({ task: task?.name ?? "vmm", event: event.name, text });
+      }
+    }
+    return lines;
+  }
+}
+
+function markerText(slot: SlotMarker): string {
+  const hex = (value: number): string => `0x${value.toString(16)}`;
+  return `setup slot ${slot.slot} gpa ${hex(slot.gpa)} size ${hex(slot.size)} flags ${slot.flags} hva ${hex(slot.hva)}`;
+}
+
+// --- without a recording ---------------------------------------------------------------------------------------------
+
+/** Memory one after the other, each on a 2M boundary (plus its offset), a 1G one on a 1G boundary. */
+function ownLayout(workload: Workload): HostLayout {
+  const places: MemoryPlace[] = [{ memory: CONTROL_SLOT.slot, hva: FIRST_HVA, size: CONTROL_SLOT.size }];
+  let next = FIRST_HVA + HUGE;
+  for (const memory of workload.memory) {
+    if (memory.alias !== null) continue;
+    const align = memory.backing === "hugetlb1g" ? 512 * HUGE : HUGE;
+    const start = Math.ceil(next / align) * align + memory.hvaOffset;
+    places.push({ memory: memory.slot, hva: start, size: memory.size });
+    next = start + memory.size;
+  }
+  return { places, slotsMade: 1 + workload.memory.filter((memory) => !memory.later).length };
+}
+
+function ownSlots(workload: Workload, layout: HostLayout): SlotMarker[] {
+  const hvaOf = (memory: Memory): number => {
+    const owner = memory.alias?.of ?? memory.slot;
+    const place = layout.places.find((each) => each.memory === owner) as MemoryPlace;
+    return place.hva + (memory.alias?.offset ?? 0);
+  };
+  const control = { ...CONTROL_SLOT, flags: 0, hva: FIRST_HVA, counter: 0 };
+  const slots = workload.memory
+    .filter((memory) => !memory.later)
+    .map((memory) => ({
+      slot: memory.slot,
+      gpa: memory.gpa,
+      size: memory.size,
+      flags: flagsOf(memory),
+      hva: hvaOf(memory),
+      counter: 0,
+    }));
+  return [control, ...slots];
+}
+
+function flagsOf(memory: Memory): number {
+  return (memory.flags.dirtyLog ? KVM_MEM_LOG_DIRTY_PAGES : 0) | (memory.flags.readonly ? KVM_MEM_READONLY : 0);
+}
