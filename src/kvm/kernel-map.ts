@@ -179,7 +179,7 @@ export const KERNEL_MAP: Readonly<Record<string, Names>> = {
 
 /** What is no function of the kernel's, and yet says more to a reader than the kernel function that it runs under. */
 const AGENTS: Readonly<Record<string, Names>> = {
-  "kvm/vcpu.ts": { runGuest: "the guest runs" },
+  "machine/guest-cpu.ts": { vmrun: "the guest runs" },
   "machine/page-walk.ts": { nptWalk: "the CPU walks NPT", guestWalk: "the CPU walks the guest's tables" },
 };
 
