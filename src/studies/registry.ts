@@ -11,6 +11,7 @@ interface StudyModule {
 /** Imported when asked for: a study of the whole MMU takes its time to load. */
 const BUILT_IN: Readonly<Record<string, () => Promise<StudyModule>>> = {
   "gpc-refresh": () => import("./gpc-refresh.ts"),
+  "tdp-fault": () => import("./tdp-fault.ts"),
 };
 
 /** The ids, sorted. */
