@@ -19,6 +19,7 @@ import { type Gpa, gfn, type Hva, hva, Interrupts, PAGE_SIZE, type PagingMode, t
 import { guestCode } from "./guest-code.ts";
 import { HostFollower, windowOf } from "./host-follower.ts";
 import type { HostLayout, MemoryPlace, SlotMarker } from "./host-layout.ts";
+import { type OperationMachine, runHostOperation } from "./host-operations.ts";
 import { HostPlan } from "./host-plan.ts";
 import type { InitialState } from "./initial-state.ts";
 import { type GuestOperation, type HostOperation, membersOf, type Operation } from "./operation.ts";
@@ -55,21 +56,23 @@ export function runWorkload(input: ModelInput): ModelRun {
   return { setup, operations, teardown: machine.tearDown(), layout: machine.layout, notModelled: machine.notModelled };
 }
 
-class ModelMachine {
+class ModelMachine implements OperationMachine {
   readonly notModelled: string[] = [];
   readonly layout: HostLayout;
+  readonly vm: Vm;
+  readonly workload: Workload;
   private readonly input: ModelInput;
   private readonly world: World;
   private readonly mm: Mm;
-  private readonly vm: Vm;
   private readonly plan: HostPlan | null;
-  private readonly follower: HostFollower | null;
+  readonly follower: HostFollower | null;
   private readonly counters: Stats;
   private reported = 0;
 
   constructor(input: ModelInput) {
     const { workload, recording, kernel } = input;
     this.input = input;
+    this.workload = workload;
     this.plan = recording === null ? null : new HostPlan(recording, workload);
     this.layout = this.plan?.layout ?? ownLayout(workload);
     const block = Math.max(0, ...(this.plan?.blocks ?? []).map(({ count }) => count));
@@ -210,25 +213,12 @@ class ModelMachine {
   }
 
   private runHost(operation: HostOperation, place: string, task: string, first: boolean): void {
-    switch (operation.host) {
-      case "poke":
-      case "poke_ret":
-      case "peek":
-      case "touch":
-      case "madvise":
-        break;
-      default:
-        this.notModelled.push(`${place}: ${operation.host}`);
-    }
+    if (!runHostOperation(this, operation, task)) this.notModelled.push(`${place}: ${operation.host}`);
     const { follower } = this;
-    if (operation.host === "madvise" && operation.advice === "dontneed") {
-      const { start, end } = this.rangeOf(operation);
-      follower?.discard(start, end);
-    }
     if (follower !== null && first) this.sequentially(task, () => follower.replay());
   }
 
-  private rangeOf(operation: { readonly mem: number; readonly offset: number; readonly len: number | null }): {
+  rangeOf(operation: { readonly mem: number; readonly offset: number; readonly len: number | null }): {
     start: Hva;
     end: Hva;
   } {
@@ -237,7 +227,7 @@ class ModelMachine {
     return { start, end: hva(operation.len === null ? place.hva + place.size : start + operation.len) };
   }
 
-  private sequentially<T>(name: string, steps: () => Steps<T>): T {
+  sequentially<T>(name: string, steps: () => Steps<T>): T {
     const { vcpus } = this.input.workload;
     const lane = name.startsWith("vcpu") ? Number(name.slice(4)) : vcpus + (name === "vmm" ? 0 : 1);
     return runSequentially(this.world, lane, name, steps);
