@@ -164,7 +164,7 @@ function deal(flavour: Flavour, tasks: number, dealt: readonly (readonly [number
   let left = flavour.steps;
   let spawned = false;
   for (const [task, piece] of dealt) {
-    const cost = costOf(piece, child);
+    const cost = costOf(piece, costOf(child, 0));
     if (cost > left) continue;
     left -= cost;
     spawned ||= spawns(piece);
@@ -200,12 +200,12 @@ function spawns(body: Piece): boolean {
   return body.some((s) => s.kind === "spawn" || (s.kind === "if" && (spawns(s.yes) || spawns(s.no))));
 }
 
-/** Steps of the longest way through. */
-function costOf(body: Piece, child: Piece): number {
+/** Steps of the longest way through, those of a spawned child included. */
+function costOf(body: Piece, childCost: number): number {
   let cost = 0;
   for (const s of body) {
-    if (s.kind === "if") cost += Math.max(costOf(s.yes, child), costOf(s.no, child));
-    else cost += s.kind === "spawn" ? 1 + costOf(child, []) : 1;
+    if (s.kind === "if") cost += Math.max(costOf(s.yes, childCost), costOf(s.no, childCost));
+    else cost += s.kind === "spawn" ? 1 + childCost : 1;
   }
   return cost;
 }
