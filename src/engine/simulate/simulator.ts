@@ -1,0 +1,303 @@
+/**
+ * Virtual time: the same tasks under a discrete-event clock.
+ *
+ * Each task has a CPU of its own and a time of its own. An operation takes what the cost table says and is carried out, on the one shared memory,
+ * at the moment when it is done, in order of time over all tasks. A task that goes on before anybody else could act is not suspended.
+ *
+ *     locks      wait in the order of arrival, readers and writers in one queue, as qspinlock and qrwlock do; who comes later does not overtake
+ *     awaits     go on when the value they wait for is there
+ *     lines      accesses to a cache line that another CPU had cost a transfer (cache-lines.ts)
+ *
+ * Everything is deterministic: equal times are served in the order in which they were reached.
+ */
+import { EngineBug, UsageError } from "../assert.ts";
+import { accessClass, isReady, writeResult } from "../effect.ts";
+import { AccessClass } from "../event-log.ts";
+import { OpKind } from "../operation.ts";
+import type { Task } from "../task.ts";
+import type { Driver, World } from "../world.ts";
+import { CacheLines } from "./cache-lines.ts";
+import type { Clock } from "./clock.ts";
+import { type CostTable, costOf, ENGINE_COSTS } from "./cost-table.ts";
+import { addStretch, entryOf, type Metrics, newMetrics, newStretch } from "./metrics.ts";
+import { TimeQueue } from "./time-queue.ts";
+
+export interface SimulationOptions {
+  /** Costs by name, over those of the engine's own operations. */
+  readonly costs?: CostTable;
+  /** Nanoseconds that a task may have its CPU before need_resched() says so. Default 4 ms, a tick at HZ=250. */
+  readonly timeSlice?: number;
+  /** Nanoseconds after which everything stops; for worlds with tasks that never end. */
+  readonly until?: number;
+}
+
+const TIME_SLICE = 4_000_000;
+
+/** A task with its clock. */
+interface Thread {
+  readonly task: Task;
+  time: number;
+  /** Its operation waits for its time to begin, or has begun and waits to be done; `none`: it has been carried out. */
+  pending: "none" | "asked" | "begun";
+  /** When it began to wait; -1 when it does not. */
+  waitsSince: number;
+  /** When its time slice began. */
+  sliceStart: number;
+  /** Open sections: when they began. */
+  readonly sections: Map<string, number>;
+}
+
+export class Simulator implements Driver, Clock {
+  readonly metrics: Metrics = newMetrics();
+  private readonly world: World;
+  private readonly costs: CostTable;
+  private readonly timeSlice: number;
+  private readonly until: number;
+  private readonly threads: Thread[] = [];
+  private readonly queue = new TimeQueue<Thread>();
+  private readonly waiters = new Map<number, Thread[]>();
+  /** Exclusive holders of locks, by address. */
+  private readonly held = new Map<number, { readonly since: number; readonly by: Task; readonly name: string }>();
+  private readonly lines: CacheLines;
+  private running: Thread | null = null;
+
+  constructor(world: World, options: SimulationOptions = {}) {
+    this.world = world;
+    this.costs = { ...ENGINE_COSTS, ...options.costs };
+    this.timeSlice = options.timeSlice ?? TIME_SLICE;
+    this.until = options.until ?? Number.POSITIVE_INFINITY;
+    this.lines = new CacheLines(world.heap.bytes);
+  }
+
+  /** Runs all tasks to their ends, or to the given time. @throws UsageError when tasks are left that wait for each other */
+  run(): Metrics {
+    const { world } = this;
+    world.driver = this;
+    world.clock = this;
+    world.started = true;
+    for (const task of world.tasks) {
+      task.remembers = false;
+      const thread: Thread = { task, time: 0, pending: "none", waitsSince: -1, sliceStart: 0, sections: new Map() };
+      this.threads.push(thread);
+      this.queue.push(0, thread);
+    }
+    for (let thread = this.queue.pop(); thread !== null; thread = this.queue.pop()) {
+      if (thread.time > this.until) break;
+      this.metrics.end = thread.time;
+      if (thread.pending === "asked" && !this.begin(thread)) continue;
+      if (thread.pending === "begun" && !this.carryOut(thread)) continue;
+      this.advance(thread);
+      if (this.isOver()) break;
+    }
+    world.clock = null;
+    this.checkEnds();
+    return this.metrics;
+  }
+
+  private advance(thread: Thread): void {
+    this.running = thread;
+    if (thread.task.started) thread.task.resume();
+    else thread.task.start();
+    if (thread.task.finished) this.metrics.end = Math.max(this.metrics.end, thread.time);
+    this.running = null;
+  }
+
+  /** Only daemons are left. */
+  private isOver(): boolean {
+    return this.threads.every(({ task }) => task.daemon || task.finished);
+  }
+
+  private checkEnds(): void {
+    if (this.metrics.end >= this.until || this.queue.earliest > this.until) return;
+    const stuck = this.threads.filter(({ task }) => !task.daemon && !task.finished);
+    if (stuck.length === 0) return;
+    const what = stuck.map(({ task }) => `${task.name} waits for ${this.world.nameOf(task.op.addr)}`);
+    throw new UsageError(`the simulation stands still: ${what.join("; ")}`);
+  }
+
+  // --- operations ----------------------------------------------------------------------------------------------------
+
+  offer(task: Task): boolean {
+    const thread = this.running as Thread;
+    if (thread.task !== task) throw new EngineBug("an operation was asked for by a task that does not run");
+    this.metrics.operations++;
+    if (this.queue.earliest < thread.time) {
+      thread.pending = "asked";
+      this.queue.push(thread.time, thread);
+      return false;
+    }
+    return this.begin(thread) && this.carryOut(thread);
+  }
+
+  /** The operation begins; false when others act before it is done. */
+  private begin(thread: Thread): boolean {
+    thread.time = this.doneAt(thread);
+    thread.pending = "begun";
+    if (this.queue.earliest >= thread.time) return true;
+    this.queue.push(thread.time, thread);
+    return false;
+  }
+
+  plainAccess(): void {}
+
+  /** When the operation that the thread begins now is done, if it need not wait. */
+  private doneAt(thread: Thread): number {
+    const { op, lane } = thread.task;
+    const { costs, lines } = this;
+    switch (op.kind) {
+      case OpKind.Load:
+      case OpKind.Await:
+        return thread.time + costOf(costs, "access") + (lines.read(lane, op.addr) ? costOf(costs, "line transfer") : 0);
+      case OpKind.Store:
+      case OpKind.StoreNow:
+        return (
+          thread.time + costOf(costs, "access") + (lines.write(lane, op.addr) ? costOf(costs, "line transfer") : 0)
+        );
+      case OpKind.Fence:
+        return thread.time + costOf(costs, "fence");
+      case OpKind.Choose:
+      case OpKind.Note:
+      case OpKind.Lifetime:
+        return thread.time;
+      case OpKind.Spawn:
+      case OpKind.Join:
+        throw new UsageError("tasks cannot be spawned in a simulation: name them all in the program");
+      default: {
+        const own = costOf(costs, "locked access");
+        if (!lines.write(lane, op.addr)) return thread.time + own;
+        const transfer = costOf(costs, "line transfer");
+        return lines.transfer(op.addr, thread.time, transfer + own) + transfer + own;
+      }
+    }
+  }
+
+  /** Carries out the thread's operation; false when it has to wait, and will be continued by who makes it possible. */
+  private carryOut(thread: Thread): boolean {
+    const { op } = thread.task;
+    thread.pending = "none";
+    op.resultLo = 0;
+    op.resultHi = 0;
+    if (op.kind > OpKind.ReleaseShared) {
+      if (op.kind === OpKind.Lifetime) this.world.heap.write(this.world.lifeOf(op.addr), 8, op.lo, 0);
+      return true;
+    }
+    const isLock = op.kind === OpKind.Acquire || op.kind === OpKind.AcquireShared;
+    const overtakes = isLock && (this.waiters.get(op.addr)?.length ?? 0) > 0;
+    if (overtakes || !this.access(thread)) {
+      this.wait(thread);
+      return false;
+    }
+    return true;
+  }
+
+  /** Makes the access if it can be made now. */
+  private access(thread: Thread): boolean {
+    const { task } = thread;
+    const { op } = task;
+    const { heap } = this.world;
+    const oldLo = heap.read(op.addr, op.size);
+    const oldHi = heap.high;
+    if (!isReady(op, oldLo, oldHi)) return false;
+    op.resultLo = oldLo;
+    op.resultHi = oldHi;
+    if (accessClass(op.kind, op, oldLo, oldHi) === AccessClass.Read) return true;
+    writeResult(heap, op.kind, op.addr, op.size, op.lo, op.hi, op, oldLo, oldHi);
+    if (op.kind === OpKind.Acquire) this.held.set(op.addr, { since: thread.time, by: task, name: op.text });
+    else if (this.held.size > 0) this.noteRelease(thread);
+    if (this.waiters.size > 0 && this.waiters.has(op.addr)) this.wake(op.addr, thread.time);
+    return true;
+  }
+
+  private noteRelease(thread: Thread): void {
+    const { op } = thread.task;
+    const holder = this.held.get(op.addr);
+    if (holder === undefined || op.lo !== 0) return;
+    this.held.delete(op.addr);
+    addStretch(this.lockOf(holder.name, op.addr).hold, thread.time - holder.since, thread.task.name);
+  }
+
+  // --- waiting -------------------------------------------------------------------------------------------------------
+
+  private wait(thread: Thread): void {
+    const { addr } = thread.task.op;
+    thread.waitsSince = thread.time;
+    const queue = this.waiters.get(addr);
+    if (queue === undefined) this.waiters.set(addr, [thread]);
+    else queue.push(thread);
+  }
+
+  /** The value at `addr` has changed: who waits for that goes on, locks in the order of arrival. */
+  private wake(addr: number, time: number): void {
+    const queue = this.waiters.get(addr) as Thread[];
+    const handOver = costOf(this.costs, "lock hand-over");
+    let blocked = false;
+    const left: Thread[] = [];
+    // What a waiter does in turn may wake others of this queue; it is empty meanwhile.
+    this.waiters.delete(addr);
+    for (const thread of queue) {
+      const { kind } = thread.task.op;
+      const isLock = kind !== OpKind.Await;
+      thread.time = Math.max(thread.time, time + handOver);
+      if ((isLock && blocked) || !this.access(thread)) {
+        left.push(thread);
+        if (isLock) blocked = true;
+        continue;
+      }
+      this.noteWait(thread);
+      this.queue.push(thread.time, thread);
+    }
+    if (left.length > 0) this.waiters.set(addr, [...left, ...(this.waiters.get(addr) ?? [])]);
+  }
+
+  private noteWait(thread: Thread): void {
+    const { op, name } = thread.task;
+    const duration = thread.time - thread.waitsSince;
+    thread.waitsSince = -1;
+    if (op.kind === OpKind.Await) {
+      const what = (op.text === "" ? this.world.nameOf(op.addr) : op.text).replace(/\d+/g, "n");
+      addStretch(entryOf(this.metrics.waits, what, newStretch), duration, name);
+    } else addStretch(this.lockOf(op.text, op.addr).wait, duration, name);
+  }
+
+  private lockOf(
+    _text: string,
+    addr: number,
+  ): { wait: ReturnType<typeof newStretch>; hold: ReturnType<typeof newStretch> } {
+    const name = this.world.nameOf(addr);
+    return entryOf(this.metrics.locks, name, () => ({ name, wait: newStretch(), hold: newStretch() }));
+  }
+
+  // --- the clock -----------------------------------------------------------------------------------------------------
+
+  get now(): number {
+    return this.running?.time ?? this.metrics.end;
+  }
+
+  spend(what: string, units = 1): void {
+    if (this.running !== null) this.running.time += units * costOf(this.costs, what);
+  }
+
+  enter(section: string): void {
+    this.running?.sections.set(section, this.running.time);
+  }
+
+  leave(section: string): void {
+    const thread = this.running;
+    const since = thread?.sections.get(section);
+    if (thread === null || since === undefined) return;
+    thread.sections.delete(section);
+    addStretch(entryOf(this.metrics.sections, section, newStretch), thread.time - since, thread.task.name);
+  }
+
+  needsResched(): boolean {
+    return this.running !== null && this.running.time - this.running.sliceStart >= this.timeSlice;
+  }
+
+  rescheduled(): void {
+    if (this.running !== null) this.running.sliceStart = this.running.time;
+  }
+
+  isContended(addr: number): boolean {
+    return (this.waiters.get(addr)?.length ?? 0) > 0;
+  }
+}
