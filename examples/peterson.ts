@@ -3,27 +3,40 @@
  *
  * Run it in a clone: npx node examples/peterson.ts
  */
-import { cell, check, fence, load, program, type Steps, startLoop, store, type World } from "racewalk/engine";
+import {
+  cell,
+  check,
+  fence,
+  load,
+  type Program,
+  program,
+  type Steps,
+  startLoop,
+  store,
+  type World,
+} from "racewalk/engine";
+
+const makeCells = (world: World) => ({
+  world,
+  flag: [cell(world, "flag[0]"), cell(world, "flag[1]")] as const,
+  turn: cell(world, "turn"),
+  counter: cell(world, "counter"),
+});
+
+type Cells = ReturnType<typeof makeCells>;
 
 /** @param triesMax how often a task looks before it gives up; Infinity spins */
-function peterson(barrier: boolean, triesMax: number) {
-  return program({
+function peterson(barrier: boolean, triesMax: number): Program {
+  return program<Cells>({
     name: "peterson",
-    setup: (world) => ({
-      world,
-      flag: [cell(world, "flag[0]"), cell(world, "flag[1]")] as const,
-      turn: cell(world, "turn"),
-      counter: cell(world, "counter"),
-    }),
+    setup: makeCells,
     tasks: {
-      first: (state) => enter(state, 0, barrier, triesMax),
-      second: (state) => enter(state, 1, barrier, triesMax),
+      first: (cells) => enter(cells, 0, barrier, triesMax),
+      second: (cells) => enter(cells, 1, barrier, triesMax),
     },
     final: ({ counter }, got) => counter.peek() === Number(got["first"]) + Number(got["second"]),
   });
 }
-
-type Cells = ReturnType<ReturnType<typeof peterson>["setup"]>;
 
 /** Returns how often the task was in the critical section: 0 or 1. */
 function* enter({ world, flag, turn, counter }: Cells, me: 0 | 1, barrier: boolean, triesMax: number): Steps<number> {

@@ -9,6 +9,7 @@ import {
   check,
   compareExchange,
   load,
+  type Program,
   program,
   ptr,
   retire,
@@ -49,10 +50,10 @@ function* pop({ world, top }: Stack, frees: boolean): Steps<number> {
   }
 }
 
-function stack(frees: boolean) {
-  return program({
+function stack(frees: boolean): Program {
+  return program<Stack>({
     name: "treiber-stack",
-    setup: (world): Stack => ({ world, top: cell(world, "top") }),
+    setup: (world) => ({ world, top: cell(world, "top") }),
     tasks: {
       *pusher(stack) {
         yield* push(stack, 1);

@@ -3,6 +3,7 @@
  */
 
 import { findSourceMap } from "node:module";
+import { isAbsolute } from "node:path";
 import { fileURLToPath } from "node:url";
 import { UsageError } from "./assert.ts";
 import { Execution, type Failure, type Scheduler } from "./execution.ts";
@@ -341,7 +342,7 @@ function stepText(execution: Execution, i: number, drain: boolean, name: string,
 
 // --- source places -------------------------------------------------------------------------------------------------
 
-const ENGINE_FOLDER = new URL(".", import.meta.url).pathname;
+const ENGINE_FOLDER = fileURLToPath(new URL(".", import.meta.url));
 
 /** The call stack of the running task, without the engine's own frames, innermost first. */
 function captureStack(): SourcePlace[] {
@@ -369,19 +370,23 @@ function captureStack(): SourcePlace[] {
 function placeOf(site: NodeJS.CallSite): SourcePlace | null {
   const url = site.getFileName();
   const name = site.getFunctionName();
-  if (!url || name === null || name === "next" || !url.startsWith("file:")) return null;
-  if (new URL(url).pathname.startsWith(ENGINE_FOLDER)) return null;
-  const mapped = originalPlace(url, site.getLineNumber() ?? 0, site.getColumnNumber() ?? 0);
+  if (!url || name === null || name === "next") return null;
+  // A test runner's own loader gives paths, Node gives URLs.
+  const isUrl = url.startsWith("file:");
+  if (!isUrl && !isAbsolute(url)) return null;
+  const path = isUrl ? fileURLToPath(url) : url;
+  if (path.startsWith(ENGINE_FOLDER)) return null;
+  const mapped = originalPlace(url, path, site.getLineNumber() ?? 0, site.getColumnNumber() ?? 0);
   return { function: kernelName(name), file: mapped.file, line: mapped.line };
 }
 
-function originalPlace(url: string, line: number, column: number): { file: string; line: number } {
+function originalPlace(url: string, path: string, line: number, column: number): { file: string; line: number } {
   const entry = findSourceMap(url)?.findEntry(line - 1, column - 1);
   if (entry !== undefined && "originalSource" in entry) {
     const file = entry.originalSource.startsWith("file:") ? fileURLToPath(entry.originalSource) : entry.originalSource;
     return { file, line: entry.originalLine + 1 };
   }
-  return { file: fileURLToPath(url), line };
+  return { file: path, line };
 }
 
 /** `tdpMmuSetSpteAtomic` is `tdp_mmu_set_spte_atomic`. */
