@@ -9,6 +9,7 @@ import { EngineBug, UsageError } from "../engine/index.ts";
 import { shellWord } from "../report/text.ts";
 import { type CheckCommandOptions, checkCommand } from "./check.ts";
 import { type ConformCommandOptions, conformCommand } from "./conform.ts";
+import { type MeasureCommandOptions, measureCommand } from "./measure.ts";
 import { type ReplayCommandOptions, replayCommand } from "./replay.ts";
 import { type RunCommandOptions, runCommand } from "./run.ts";
 import { studiesCommand } from "./studies.ts";
@@ -41,6 +42,7 @@ export interface Handlers {
   replay(study: string, options: ReplayCommandOptions): Promise<void>;
   run(workload: string, options: RunCommandOptions): Promise<void>;
   conform(cases: readonly string[], options: ConformCommandOptions): Promise<void>;
+  measure(study: string, options: MeasureCommandOptions): Promise<void>;
 }
 
 /** Runs one command line. @returns the exit status */
@@ -56,6 +58,7 @@ export async function runCommandLine(argv: readonly string[], terminal: Terminal
       replay: (study, options) => keep(replayCommand(study, options, terminal)),
       run: (workload, options) => keep(runCommand(workload, options, terminal)),
       conform: (cases, options) => keep(conformCommand(cases, options, terminal)),
+      measure: (study, options) => keep(measureCommand(study, options, terminal)),
     },
     (text) => terminal.result(text),
   );
@@ -86,6 +89,7 @@ export function commandLine(handlers: Handlers, writeHelp: (text: string) => voi
   addReplay(racewalk, handlers);
   addRun(racewalk, handlers);
   addConform(racewalk, handlers);
+  addMeasure(racewalk, handlers);
   return racewalk;
 }
 
@@ -150,6 +154,23 @@ function addConform(racewalk: Command, handlers: Handlers): void {
     .action((cases: string[], options: ConformCommandOptions) => handlers.conform(cases, options));
 }
 
+function addMeasure(racewalk: Command, handlers: Handlers): void {
+  racewalk
+    .command("measure")
+    .description("measure a study's designs in virtual time")
+    .argument("<study>", "the id of a study that is measured")
+    .addOption(new Option("--variant <name>", "only this variant; may be repeated").argParser(collect))
+    .addOption(new Option("--set <name=value>", "a parameter; may be repeated").argParser(collect))
+    .addOption(
+      new Option("--sweep <name=a,b,c>", "a parameter at each of these values; may be repeated").argParser(collect),
+    )
+    .addOption(
+      new Option("--cost <name=ns>", "what something costs, in nanoseconds; may be repeated").argParser(collect),
+    )
+    .option("--json", "one JSON document on standard output")
+    .action((study: string, options: MeasureCommandOptions) => handlers.measure(study, options));
+}
+
 function version(): string {
   const text = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
   return (JSON.parse(text) as { readonly version: string }).version;
@@ -183,7 +204,7 @@ function debug(error: unknown, terminal: Terminal): void {
 /** What is wrong with the command line, and where to read how it should be. */
 function misuse(error: CommanderError, argv: readonly string[]): string {
   const given = argv[0] ?? "";
-  const isCommand = ["studies", "check", "replay", "run", "conform"].includes(given);
+  const isCommand = ["studies", "check", "replay", "run", "conform", "measure"].includes(given);
   const help = isCommand ? `racewalk ${given} --help` : "racewalk --help";
   if (error.code === "commander.help") return `no command; see ${help}`;
   const text = error.message

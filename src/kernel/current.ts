@@ -51,7 +51,7 @@ export class Current {
     }
     for (const held of this.held) this.order.note(held.lock, lock);
     this.held.push({ lock, as, atomic });
-    if (atomic) this.preemptCount++;
+    if (atomic && this.preemptCount++ === 0) this.task.world.clock?.enter("preempt-off");
   }
 
   /** Notes that a lock is about to be released. @throws Violation when it is not held that way */
@@ -60,7 +60,7 @@ export class Current {
     if (at < 0)
       throw new Violation("lock-imbalance", `${lock.name} is released by ${this.task.name}, which does not hold it`);
     const [held] = this.held.splice(at, 1) as [Held];
-    if (held.atomic) this.preemptCount--;
+    if (held.atomic && --this.preemptCount === 0) this.task.world.clock?.leave("preempt-off");
   }
 
   holds(lock: Lockable, as?: HeldAs): boolean {

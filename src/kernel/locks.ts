@@ -25,7 +25,7 @@ import { current, type Lockable } from "./current.ts";
 const isFree = (value: number): boolean => value === 0;
 
 /** `owner + 1` for each lane, made once: an acquisition allocates nothing. */
-const TAKE: ((value: number) => number)[] = Array.from({ length: 64 }, (_, lane) => () => lane + 1);
+const TAKE: ((value: number) => number)[] = Array.from({ length: 2048 }, (_, lane) => () => lane + 1);
 
 abstract class Lock implements Lockable {
   readonly name: string;

@@ -88,6 +88,7 @@ export function* rcuReadLock(rcu: Rcu): Steps<void> {
   if (self.rcuDepth++ > 0) return;
   const { begun } = rcu.sections.own(rcu.world);
   yield* storeNow(begun, (begun.value + 1) % MODULUS, "rcu_read_lock()");
+  rcu.world.clock?.enter("rcu");
 }
 
 export function* rcuReadUnlock(rcu: Rcu): Steps<void> {
@@ -96,6 +97,7 @@ export function* rcuReadUnlock(rcu: Rcu): Steps<void> {
   if (--self.rcuDepth > 0) return;
   const { begun, ended } = rcu.sections.own(rcu.world);
   yield* store(ended, begun.value, "rcu_read_unlock()");
+  rcu.world.clock?.leave("rcu");
 }
 
 /** rcu_dereference(): @throws Violation outside a read-side section */

@@ -34,6 +34,8 @@ export interface Metrics {
   readonly locks: Map<string, LockMetrics>;
   /** Waits that are no locks (grace periods, interrupts), by what is waited for, numbers left out. */
   readonly waits: Map<string, Stretch>;
+  /** How often each cost was spent by name, in units of it. */
+  readonly spent: Map<string, number>;
   /** Operations carried out. */
   operations: number;
   /** Virtual time at the end. */
@@ -41,7 +43,7 @@ export interface Metrics {
 }
 
 export function newMetrics(): Metrics {
-  return { sections: new Map(), locks: new Map(), waits: new Map(), operations: 0, end: 0 };
+  return { sections: new Map(), locks: new Map(), waits: new Map(), spent: new Map(), operations: 0, end: 0 };
 }
 
 /** The entry of a map, made when it is not there. */

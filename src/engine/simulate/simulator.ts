@@ -274,7 +274,10 @@ export class Simulator implements Driver, Clock {
   }
 
   spend(what: string, units = 1): void {
-    if (this.running !== null) this.running.time += units * costOf(this.costs, what);
+    if (this.running === null) return;
+    this.running.time += units * costOf(this.costs, what);
+    const { spent } = this.metrics;
+    spent.set(what, (spent.get(what) ?? 0) + units);
   }
 
   enter(section: string): void {
