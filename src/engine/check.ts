@@ -4,19 +4,28 @@
  *     const result = await check(peterson, { model: "tso" });
  *     result.verdict        "holds", "fails" or "unknown"
  *     result.failures[0]    what failed, the schedule that shows it, and a diagram
+ *
+ * This explores in the thread that calls it. Whoever has more threads (src/studies/run.ts) hands out the jobs of job.ts, adds up what came of
+ * them, and asks {@link resultOf} for the result: it is the same.
  */
-import { UsageError } from "./assert.ts";
 import { diagram, type HeadingOf } from "./diagram.ts";
-import { Execution, type Failure, type MemoryModel, type Scheduler } from "./execution.ts";
-import { DporExplorer } from "./explore/dpor.ts";
-import { GraphExplorer, type Lasso } from "./explore/graph.ts";
-import { RandomExplorer } from "./explore/random.ts";
-import { isShorter, type ShortForm, shortForm } from "./minimise.ts";
-import { finish, makeWorld, type Program } from "./program.ts";
-import { type Replay, type ReplayStep, replay } from "./replay.ts";
-import { formatSchedule, type Step } from "./schedule.ts";
+import type { MemoryModel } from "./execution.ts";
+import { type Estimate, type EstimateSource, Estimator } from "./explore/estimate.ts";
+import { detectionProbability } from "./explore/pct.ts";
+import type { Finding } from "./failures.ts";
+import {
+  addTotals,
+  firstJobs,
+  type Job,
+  JobRunner,
+  type Method,
+  NO_TOTALS,
+  type Strategy,
+  type Totals,
+} from "./job.ts";
+import type { Program } from "./program.ts";
+import { type ReplayStep, replay } from "./replay.ts";
 
-export type Strategy = "dpor" | "random" | "graph";
 export type Verdict = "holds" | "fails" | "unknown";
 
 export interface CheckOptions {
@@ -24,10 +33,16 @@ export interface CheckOptions {
   readonly model?: MemoryModel;
   /** Default: dpor. */
   readonly strategy?: Strategy;
-  /** For random: where to start; the same seed gives the same executions. Default 1. */
+  /** For random and pct: where to start; the same seed gives the same executions. Default 1. */
   readonly seed?: number;
-  /** For random: how many executions. Default 10,000. */
+  /** For random and pct: how many executions. Default 10,000. */
   readonly runs?: number;
+  /** For pct: how many ordering constraints a failure may take to be found with the stated probability. Default 3. */
+  readonly depth?: number;
+  /** For dpor: leave out executions that need more preemptions than this. Those that need fewer are all explored. */
+  readonly preemptions?: number;
+  /** Stop each task after so many steps: a bound on loops. Executions in which no task makes more are all explored. */
+  readonly taskSteps?: number;
   /** Stop at the first failure, instead of looking for the shortest one. */
   readonly stopAtFirst?: boolean;
   /** Longest execution, in steps; default 20,000. */
@@ -38,6 +53,8 @@ export interface CheckOptions {
   readonly headingOf?: HeadingOf;
   /** Called now and then; true stops the check, which then says that it is incomplete. */
   readonly shouldStop?: (progress: Progress) => boolean;
+  /** For dpor: estimate the size of the exploration as it goes, for {@link Progress}. Costs a few executions. */
+  readonly estimate?: boolean;
   /** Awaited now and then, so that a caller can let other work happen. */
   readonly breathe?: () => Promise<void>;
 }
@@ -45,8 +62,8 @@ export interface CheckOptions {
 export interface Progress {
   readonly executions: number;
   readonly states: number;
-  /** Branches still open at each depth of the exploration (dpor). */
-  readonly openBranches: readonly number[];
+  /** Executions that there are in all, as far as known (dpor, when asked for). */
+  readonly estimate: Estimate | null;
 }
 
 /** A property that fails, with the shortest execution found that shows it. */
@@ -61,6 +78,15 @@ export interface CheckFailure {
   readonly cycleFrom?: number;
 }
 
+/** What a clean sample means: a failure of this depth would have shown in each execution with this probability at the least. */
+export interface Detection {
+  readonly depth: number;
+  /** Lanes that moved (tasks, and under TSO store buffers), and the longest execution. */
+  readonly lanes: number;
+  readonly steps: number;
+  readonly probability: number;
+}
+
 export interface CheckResult {
   readonly verdict: Verdict;
   /** Everything was explored within the program as given. */
@@ -71,208 +97,98 @@ export interface CheckResult {
   readonly blocked: number;
   /** Executions that ended with tasks waiting for ever, when the program allows that (mayBlock). */
   readonly waiting: number;
+  /** Executions that were cut short because a task had made all the steps allowed. */
+  readonly stopped: number;
+  /** Sub-trees that were left out because they need more preemptions than allowed. */
+  readonly leftOut: number;
   /** States visited (graph). */
   readonly states: number;
+  /** For pct. */
+  readonly detection: Detection | null;
   readonly failures: readonly CheckFailure[];
 }
 
-const IDLE: Scheduler = { pick: () => -1, choose: () => 0 };
-/** Executions between two looks at the clock and at signals. */
-const SLICE = 256;
-/** Failing executions of one property that are minimised. */
-const MINIMISED_MAX = 400;
-
 /** Explores `program`. @throws UsageError when the program cannot be explored that way */
 export async function check<S>(program: Program<S>, options: CheckOptions = {}): Promise<CheckResult> {
-  const run = new Run(program, options);
-  switch (options.strategy ?? "dpor") {
-    case "dpor":
-      await run.dpor();
-      break;
-    case "random":
-      await run.random();
-      break;
-    case "graph":
-      await run.graph();
-      break;
-    default:
-      throw new UsageError(`strategy ${String(options.strategy)}: not one of dpor, random, graph`);
-  }
-  return run.result();
-}
-
-interface Candidate {
-  readonly failure: Failure;
-  readonly form: ShortForm;
-  readonly lasso?: Lasso;
-}
-
-class Run<S> {
-  private readonly program: Program<S>;
-  private readonly options: CheckOptions;
-  private readonly execution: Execution;
-  private readonly state: S;
-  private executions = 0;
-  private blocked = 0;
-  private waiting = 0;
-  private states = 0;
-  private complete = false;
-  private stopped = false;
-  /** By property and message: the shortest so far, and how many were minimised. */
-  private readonly found = new Map<string, Candidate>();
-  private minimised = 0;
-  private openBranches: readonly number[] = [];
-
-  constructor(program: Program<S>, options: CheckOptions) {
-    this.program = program;
-    this.options = options;
-    const { world, state } = makeWorld(program);
-    world.comparesStates = options.strategy === "graph";
-    this.state = state;
-    this.execution = new Execution(world, options.model ?? "sc", IDLE);
-    // A search of states may go as deep as there are states.
-    const deepest = options.strategy === "graph" ? Number.POSITIVE_INFINITY : this.execution.stepsMax;
-    this.execution.stepsMax = options.stepsMax ?? deepest;
-  }
-
-  async dpor(): Promise<void> {
-    const explorer = new DporExplorer(this.execution);
-    this.execution.start();
-    let ended = 0;
-    for (let exhausted = false; !exhausted && !this.stopped; ) {
-      const target = ended + SLICE;
-      exhausted = explorer.explore({
-        onExecution: () => {
-          ended++;
-          this.end();
-          return ended < target && !this.stopped;
-        },
-        onBlocked: () => {
-          this.blocked++;
-        },
-      });
-      this.openBranches = explorer.openBranches;
-      this.complete = exhausted;
-      await this.pause();
-    }
-  }
-
-  async random(): Promise<void> {
-    const explorer = new RandomExplorer(this.execution, this.options.seed ?? 1);
-    this.execution.start();
-    const runs = this.options.runs ?? 10_000;
-    while (this.executions + this.waiting < runs && !this.stopped) {
-      explorer.next();
-      this.end();
-      if (this.executions % SLICE === 0) await this.pause();
-    }
-  }
-
-  async graph(): Promise<void> {
-    const explorer = new GraphExplorer(this.execution);
-    this.execution.start();
-    const statesMax = this.options.statesMax ?? 2_000_000;
-    const exhausted = explorer.explore({
-      onFailure: (failure, path) => {
-        this.note({ failure, form: { steps: path, switches: 0 } });
-        return !this.stopped;
-      },
-      onEnd: () => this.end(),
-      onState: (states) => {
-        this.states = states;
-        if (states % (SLICE * 16) === 0) this.checkStop();
-        return states < statesMax && !this.stopped;
-      },
+  const method = methodOf(options);
+  const pending: Job[] = firstJobs(method);
+  const runner = new JobRunner(program, method);
+  const estimator = options.estimate === true && method.strategy === "dpor" ? new Estimator() : null;
+  let source: EstimateSource | null = null;
+  let totals: Totals = NO_TOTALS;
+  let stopped = false;
+  while (pending.length > 0 && !stopped) {
+    const job = pending.pop() as Job;
+    const before = totals;
+    const result = runner.run(job, ({ executions, states }) => {
+      const progress = { executions: before.executions + executions, states: before.states + states };
+      return options.shouldStop?.({ ...progress, estimate: estimator?.current ?? null }) ?? false;
     });
-    this.states = explorer.states;
-    this.complete = exhausted;
-    if (!exhausted) return;
-    const lasso = explorer.findStarvation();
-    if (lasso !== null) this.noteLasso(lasso);
+    totals = addTotals(totals, result.totals);
+    pending.push(...result.rest);
+    stopped = result.stopped;
+    if (estimator?.wants(totals) && !stopped) {
+      source ??= new JobRunner(program, method);
+      estimator.look(source, pending, totals);
+    }
+    await options.breathe?.();
   }
-
-  result(): CheckResult {
-    const failures = [...this.found.values()].map((candidate) => this.report(candidate));
-    failures.sort((a, b) => (a.property < b.property ? -1 : a.property > b.property ? 1 : 0));
-    return {
-      verdict: failures.length > 0 ? "fails" : this.complete ? "holds" : "unknown",
-      complete: this.complete,
-      executions: this.executions,
-      blocked: this.blocked,
-      waiting: this.waiting,
-      states: this.states,
-      failures,
-    };
-  }
-
-  // --- what came of an execution -------------------------------------------------------------------------------
-
-  private end(): void {
-    const { execution } = this;
-    const outcome = finish(this.program, this.state, execution);
-    if (outcome === "waiting" && this.program.mayBlock) this.waiting++;
-    else this.executions++;
-    for (const failure of execution.failures) this.consider(failure);
-  }
-
-  private consider(failure: Failure): void {
-    const known = this.found.get(keyOf(failure));
-    if (known !== undefined && (this.minimised >= MINIMISED_MAX || known.form.switches <= 1)) return;
-    this.minimised++;
-    this.note({ failure, form: shortForm(this.execution, failure) });
-  }
-
-  private note(candidate: Candidate): void {
-    const key = keyOf(candidate.failure);
-    const known = this.found.get(key);
-    if (known === undefined || isShorter(candidate.form, known.form)) this.found.set(key, candidate);
-    if (this.options.stopAtFirst) this.stopped = true;
-  }
-
-  private noteLasso(lasso: Lasso): void {
-    const message = `${lasso.task} makes no progress: the last ${lasso.cycle.length} steps can repeat for ever`;
-    const failure: Failure = { property: "progress", message, event: lasso.prefix.length, lane: -1 };
-    this.note({ failure, form: { steps: [...lasso.prefix, ...lasso.cycle], switches: 0 }, lasso });
-  }
-
-  private report(candidate: Candidate): CheckFailure {
-    const { failure, lasso } = candidate;
-    const { model } = this.execution;
-    const { steps, replay: shown } = this.replayed(candidate);
-    const text = formatSchedule({ model, steps }, this.execution.world.tasksMax);
-    const cycleFrom = lasso === undefined ? {} : { cycleFrom: lasso.prefix.length };
-    const { headingOf } = this.options;
-    const options = headingOf === undefined ? cycleFrom : { ...cycleFrom, headingOf };
-    return {
-      property: failure.property,
-      message: failure.message,
-      replay: text,
-      diagram: diagram(shown, `${failure.property}: ${failure.message}`, options),
-      steps: shown.steps,
-      ...cycleFrom,
-    };
-  }
-
-  /** Replays the short form; the whole execution if the short form does not show the failure. */
-  private replayed(candidate: Candidate): { steps: readonly Step[]; replay: Replay } {
-    const { model } = this.execution;
-    const { steps } = candidate.form;
-    return { steps, replay: replay(this.program, { model, steps }, candidate.failure.addr) };
-  }
-
-  // --- time ----------------------------------------------------------------------------------------------------
-
-  private async pause(): Promise<void> {
-    this.checkStop();
-    await this.options.breathe?.();
-  }
-
-  private checkStop(): void {
-    const { executions, states, openBranches } = this;
-    if (this.options.shouldStop?.({ executions, states, openBranches })) this.stopped = true;
-  }
+  return resultOf(program, method, totals, !stopped, options.headingOf);
 }
 
-function keyOf(failure: Failure): string {
-  return `${failure.property}\n${failure.message}`;
+/** The options with everything filled in. */
+export function methodOf(options: CheckOptions): Method {
+  return {
+    model: options.model ?? "sc",
+    strategy: options.strategy ?? "dpor",
+    seed: options.seed ?? 1,
+    runs: options.runs ?? 10_000,
+    depth: options.depth ?? 3,
+    preemptions: options.preemptions ?? null,
+    taskSteps: options.taskSteps ?? null,
+    stepsMax: options.stepsMax ?? null,
+    statesMax: options.statesMax ?? 2_000_000,
+    stopAtFirst: options.stopAtFirst ?? false,
+  };
+}
+
+/** What follows from the totals of all jobs. @param ended no job is left to do */
+export function resultOf<S>(
+  program: Program<S>,
+  method: Method,
+  totals: Totals,
+  ended: boolean,
+  headingOf?: HeadingOf,
+): CheckResult {
+  const { executions, blocked, waiting, stopped, leftOut, states } = totals;
+  const failures = totals.findings.map((finding) => reportOf(program, method.model, finding, headingOf));
+  const isSample = method.strategy === "random" || method.strategy === "pct";
+  const complete = ended && !isSample && !totals.partial && stopped === 0 && leftOut === 0;
+  return {
+    verdict: failures.length > 0 ? "fails" : complete ? "holds" : "unknown",
+    complete,
+    ...{ executions, blocked, waiting, stopped, leftOut, states },
+    detection: method.strategy === "pct" ? detectionOf(method.depth, totals) : null,
+    failures,
+  };
+}
+
+function detectionOf(depth: number, { lanesSeen: lanes, stepsSeen: steps }: Totals): Detection {
+  return { depth, lanes, steps, probability: detectionProbability(lanes, steps, depth) };
+}
+
+/** Replays a finding, for its diagram. */
+function reportOf<S>(program: Program<S>, model: MemoryModel, finding: Finding, headingOf?: HeadingOf): CheckFailure {
+  const { property, message, steps, schedule, addr } = finding;
+  const shown = replay(program, { model, steps }, addr);
+  const cycleFrom = finding.cycleFrom === undefined ? {} : { cycleFrom: finding.cycleFrom };
+  const options = headingOf === undefined ? cycleFrom : { ...cycleFrom, headingOf };
+  return {
+    property,
+    message,
+    replay: schedule,
+    diagram: diagram(shown, `${property}: ${message}`, options),
+    steps: shown.steps,
+    ...cycleFrom,
+  };
 }

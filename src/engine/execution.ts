@@ -67,6 +67,8 @@ export class Execution implements Driver {
   scheduler: Scheduler;
   /** An execution with more events than this is taken for one that never ends. */
   stepsMax = 20_000;
+  /** A task is stopped after this many operations: a bound on its loops. */
+  taskStepsMax = Number.POSITIVE_INFINITY;
 
   private readonly history: AccessHistory;
   private readonly races: RaceDetector;
@@ -186,6 +188,7 @@ export class Execution implements Driver {
     const task = tasks[lane];
     if (task === undefined || task.finished || !task.started) return false;
     const { op } = task;
+    if (task.completed >= this.taskStepsMax) return false;
     if (this.model === "tso" && !this.bufferAllows(task.lane, op)) return false;
     switch (op.kind) {
       case OpKind.Await: {
@@ -207,6 +210,11 @@ export class Execution implements Driver {
       default:
         return true;
     }
+  }
+
+  /** True for a task that wants to go on and may not, having made all the steps that it is allowed. */
+  isStopped(task: Task): boolean {
+    return task.started && !task.finished && task.completed >= this.taskStepsMax;
   }
 
   /** True when some lane can move. */

@@ -23,13 +23,28 @@ export {
   type CheckOptions,
   type CheckResult,
   check,
+  type Detection,
+  methodOf,
   type Progress,
-  type Strategy,
+  resultOf,
   type Verdict,
 } from "./check.ts";
 export { type DiagramOptions, diagram, type HeadingOf } from "./diagram.ts";
 export { Execution, type Failure, type MemoryModel, type Scheduler } from "./execution.ts";
+export { type Estimate, Estimator, type Glance, glance } from "./explore/estimate.ts";
+export type { Finding } from "./failures.ts";
 export { PAGE_SIZE } from "./heap.ts";
+export {
+  addTotals,
+  firstJobs,
+  type Job,
+  type JobResult,
+  JobRunner,
+  type Method,
+  NO_TOTALS,
+  type Strategy,
+  type Totals,
+} from "./job.ts";
 export { type Operation, OpKind, type Ready, type Steps, type Update } from "./operation.ts";
 export {
   acquire,
@@ -59,6 +74,16 @@ export { Random } from "./random.ts";
 export { kernelName, QUIET, type Replay, type ReplayStep, replay, type SourcePlace } from "./replay.ts";
 export { formatSchedule, parseSchedule, type Schedule, type Step } from "./schedule.ts";
 export { runSequentially } from "./sequential.ts";
+export {
+  type Clock,
+  type CostTable,
+  ENGINE_COSTS,
+  type LockMetrics,
+  type Metrics,
+  type SimulationOptions,
+  Simulator,
+  type Stretch,
+} from "./simulate/index.ts";
 export type { BodyFactory, Task, TaskBody } from "./task.ts";
 export * from "./u64.ts";
 export { type TraceEvent, type TraceRecord, World, type WorldOptions } from "./world.ts";

@@ -6,6 +6,7 @@
  */
 import { assert } from "./assert.ts";
 import type { Execution, Failure } from "./execution.ts";
+import type { Length } from "./failures.ts";
 import { OpKind } from "./operation.ts";
 import type { Step } from "./schedule.ts";
 
@@ -17,13 +18,17 @@ export interface ShortForm {
 /** More partial orders than this are not searched; the execution's own order is kept then. */
 const STATES_MAX = 100_000;
 
-/** True when `a` is shorter than `b`. */
-export function isShorter(a: ShortForm, b: ShortForm): boolean {
-  return a.switches !== b.switches ? a.switches < b.switches : a.steps.length < b.steps.length;
-}
-
-export function shortForm(execution: Execution, failure: Failure): ShortForm {
+/**
+ * The shortest form of a failing execution.
+ * @param known the length of the shortest one known: null when this one is not shorter, which often shows early
+ */
+export function shortForm(execution: Execution, failure: Failure, known: Length | null): ShortForm | null {
   const kept = relevantEvents(execution, failure);
+  if (known !== null) {
+    const [switches, steps] = known;
+    const cpus = new Set(kept.map((event) => cpuOf(execution, event)));
+    if (cpus.size - 1 > switches || (cpus.size - 1 === switches && kept.length >= steps)) return null;
+  }
   const order = fewestSwitches(execution, kept, failure) ?? kept;
   const { events } = execution;
   const steps = order.map((i) => ({

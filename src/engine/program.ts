@@ -57,11 +57,12 @@ export function makeWorld<S>(program: Program<S>): { world: World; state: S } {
 }
 
 /** What came of an execution that can go no further. */
-export type Outcome = "complete" | "waiting";
+export type Outcome = "complete" | "waiting" | "stopped";
 
 /** Ends an execution: looks for tasks that wait for ever, and asks the program's final predicate. */
 export function finish<S>(program: Program<S>, state: S, execution: Execution): Outcome {
   const { tasks } = execution.world;
+  if (tasks.some((task) => execution.isStopped(task))) return "stopped";
   const waiting = tasks.filter((task) => task.started && !task.finished && !task.daemon);
   const first = waiting[0];
   if (first !== undefined) {

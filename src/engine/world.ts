@@ -7,6 +7,7 @@
  */
 import { assert, EngineBug, Violation } from "./assert.ts";
 import { type AccessSize, Heap, PAGE_SIZE } from "./heap.ts";
+import type { Clock } from "./simulate/clock.ts";
 import type { BodyFactory, Task } from "./task.ts";
 import { Task as TaskClass } from "./task.ts";
 
@@ -78,6 +79,10 @@ export class World {
   /** The task whose code is running; null during set-up and between steps. */
   current: Task | null = null;
   driver: Driver = IDLE_DRIVER;
+  /** Runs in a simulation; null where there is no time. */
+  clock: Clock | null = null;
+  /** When set, events go to it as they happen, and are not kept in {@link trace}. */
+  onEvent: ((event: TraceEvent, task: Task | null) => void) | null = null;
   /** Set-up is over: what is allocated from here on belongs to the task that allocates. */
   started = false;
   /** Some task waits for the store buffers of others (fence() with a task); set during set-up by who does so. */
@@ -103,6 +108,8 @@ export class World {
   private readonly staticObjects: ObjectInfo[] = [];
   private readonly deaths: Death[] = [NEVER_ALLOCATED, NEVER_ALLOCATED, NEVER_ALLOCATED];
   private readonly spawnLanes = new Map<string, number>();
+  /** The spawned tasks that are known, by parent's lane and number, in the order of their lanes. */
+  readonly spawns: string[] = [];
 
   constructor(options: WorldOptions = {}) {
     this.staticBytes = roundUp(options.staticBytes ?? 4 * 1024 * 1024, PAGE_SIZE);
@@ -129,7 +136,7 @@ export class World {
     const lane = this.spawnLanes.get(key);
     if (lane === undefined) {
       const task = this.addTask(name, factory);
-      this.spawnLanes.set(key, task.lane);
+      this.noteSpawn(key, task.lane);
       return task;
     }
     const old = this.tasks[lane] as Task;
@@ -138,6 +145,27 @@ export class World {
     const task = new TaskClass(this, lane, name, factory, false);
     this.tasks[lane] = task;
     return task;
+  }
+
+  /**
+   * Reserves lanes for tasks that other threads have seen spawned, so that all have the same ones.
+   * @returns false when this world already knows them in another order
+   */
+  expectSpawns(keys: readonly string[]): boolean {
+    for (const [i, key] of keys.entries()) {
+      if (this.spawns[i] === key) continue;
+      if (i < this.spawns.length || this.spawnLanes.has(key)) return false;
+      const neverRuns: BodyFactory = () => {
+        throw new EngineBug("a task ran that nobody has spawned");
+      };
+      this.noteSpawn(key, this.addTask(`${key}?`, neverRuns).lane);
+    }
+    return true;
+  }
+
+  private noteSpawn(key: string, lane: number): void {
+    this.spawnLanes.set(key, lane);
+    this.spawns.push(key);
   }
 
   // --- allocation ----------------------------------------------------------------------------------------------
@@ -250,7 +278,8 @@ export class World {
   /** Reports a tracepoint of the modelled code. */
   emit(event: TraceEvent): void {
     if (this.current?.ghost) return;
-    this.trace.push({ task: this.current, event });
+    if (this.onEvent !== null) this.onEvent(event, this.current);
+    else this.trace.push({ task: this.current, event });
   }
 
   /** What the report calls the place `addr`. */

@@ -29,6 +29,7 @@ import type { Execution, Scheduler } from "../execution.ts";
 import { OpKind, type Update } from "../operation.ts";
 import type { Task } from "../task.ts";
 import { TWO32 } from "../u64.ts";
+import { needsMorePreemptions } from "./preemptions.ts";
 import {
   type Alternative,
   type Branch,
@@ -50,6 +51,8 @@ export interface DporHooks {
   onExecution(execution: Execution): boolean;
   /** An execution that was given up because another one covers it. */
   onBlocked(execution: Execution): void;
+  /** A sub-tree that was left out because all in it needs more preemptions than {@link DporExplorer.preemptionsMax}. */
+  onCut?(execution: Execution): void;
 }
 
 const NO_LANE = -1;
@@ -57,7 +60,7 @@ const NO_LANE = -1;
 export class DporExplorer implements Scheduler {
   private readonly execution: Execution;
   private readonly tasksMax: number;
-  private readonly frames: Frame[] = [];
+  private frames: Frame[] = [];
 
   /** Lanes to follow before scheduling by default. */
   private forced: Int32Array = new Int32Array(256);
@@ -73,7 +76,11 @@ export class DporExplorer implements Scheduler {
   private branches: Branch[] = [];
   /** A lane was left out because another path covers what it would do. */
   private asleep = false;
+  /** The prefix needs more preemptions than allowed. */
+  private cut = false;
   private started = false;
+  /** Executions that need more preemptions than this are left out; some of them are found all the same. */
+  preemptionsMax = Number.POSITIVE_INFINITY;
 
   constructor(execution: Execution) {
     this.execution = execution;
@@ -85,7 +92,7 @@ export class DporExplorer implements Scheduler {
   explore(hooks: DporHooks): boolean {
     if (!this.started) {
       this.started = true;
-      if (!this.complete(hooks)) return false;
+      if (!this.next(hooks)) return false;
     }
     while (this.frames.length > 0) {
       const frame = this.frames.at(-1) as Frame;
@@ -94,42 +101,86 @@ export class DporExplorer implements Scheduler {
         this.frames.pop();
         continue;
       }
-      if (branch.kind === "alternative") this.takeAlternative(frame, branch);
-      else this.takeReversal(frame, branch);
-      if (!this.complete(hooks)) return false;
+      this.take(frame, branch);
+      if (!this.next(hooks)) return false;
     }
     return true;
   }
 
-  /** How much is left to explore at each depth: what a progress display and an estimate are made from. */
-  get openBranches(): readonly number[] {
-    return this.frames.map((frame) => frame.branches.length);
+  /** Completes the current prefix and goes down to what branches off from it. */
+  private next(hooks: DporHooks): boolean {
+    const { frame, goOn } = this.complete(hooks);
+    if (frame !== null) this.frames.push(frame);
+    return goOn;
+  }
+
+  // --- parts of the tree ---------------------------------------------------------------------------------------
+
+  /** What is left to explore: the branches along the path on which the explorer stands. Null before it has begun: everything. */
+  get rest(): readonly Frame[] | null {
+    return this.started ? this.frames : null;
+  }
+
+  /** From here on explores just the branches of these frames, which lie along one path. */
+  resume(frames: readonly Frame[] | null): void {
+    this.started = frames !== null;
+    this.frames = frames === null ? [] : [...frames];
+    if (frames !== null) return;
+    this.forcedLength = 0;
+    this.heads = [];
+    this.pending = null;
+    this.execution.rollback(0);
+  }
+
+  /** Explores one branch without what branches off from it in turn; returns these, null when there are none. */
+  visit(frame: Frame, branch: Reversal | Alternative, hooks: DporHooks): Frame | null {
+    this.take(frame, branch);
+    return this.complete(hooks).frame;
+  }
+
+  /** As {@link visit}, for the first execution of all. */
+  visitFirst(hooks: DporHooks): Frame | null {
+    this.resume(null);
+    return this.complete(hooks).frame;
   }
 
   // --- one execution -------------------------------------------------------------------------------------------
 
-  /** Runs the current prefix to its end by default, reports it, and pushes a frame for its branches. */
-  private complete(hooks: DporHooks): boolean {
+  /** Runs the current prefix to its end by default and reports it. */
+  private complete(hooks: DporHooks): { frame: Frame | null; goOn: boolean } {
     this.branches = [];
+    this.cut = false;
     this.execution.run();
+    if (this.cut) {
+      hooks.onCut?.(this.execution);
+      return { frame: null, goOn: true };
+    }
     if (!this.asleep) this.examineWaiting();
-    if (this.branches.length > 0) this.pushFrame();
-    if (!this.asleep) return hooks.onExecution(this.execution);
+    const frame = this.branches.length > 0 ? this.newFrame() : null;
+    if (!this.asleep) return { frame, goOn: hooks.onExecution(this.execution) };
     hooks.onBlocked(this.execution);
-    return true;
+    return { frame, goOn: true };
   }
 
-  private pushFrame(): void {
+  private newFrame(): Frame {
     const { events } = this.execution;
     // Branches that leave late are explored first: they share most of the sequence that stands.
     this.branches.sort((a, b) => a.before - b.before);
-    this.frames.push({
+    return {
       lanes: events.lane.slice(0, events.length),
       choices: this.choices.slice(0, events.length),
       pendingAt: this.pendingAt.slice(0, events.length),
       heads: this.heads,
       branches: this.branches,
-    });
+      first: 0,
+      taken: -1,
+      takenChoice: null,
+    };
+  }
+
+  private take(frame: Frame, branch: Reversal | Alternative): void {
+    if (branch.kind === "alternative") this.takeAlternative(frame, branch);
+    else this.takeReversal(frame, branch);
   }
 
   private takeReversal(frame: Frame, reversal: Reversal): void {
@@ -206,6 +257,7 @@ export class DporExplorer implements Scheduler {
   pick(): number {
     const at = this.execution.events.length;
     if (at < this.forcedLength) return this.forced[at] as number;
+    if (at === this.forcedLength && this.isBeyondBound()) return NO_LANE;
     return this.pickDefault();
   }
 
@@ -216,6 +268,13 @@ export class DporExplorer implements Scheduler {
     if (at < this.forcedLength) return choice;
     for (let other = n - 1; other > 0; other--) this.branches.push({ kind: "alternative", before: at, choice: other });
     return choice;
+  }
+
+  /** What the heads stand for is part of everything that is explored from here on: if it needs too many preemptions, so does all that. */
+  private isBeyondBound(): boolean {
+    if (this.preemptionsMax === Number.POSITIVE_INFINITY || this.heads.length === 0) return false;
+    this.cut = needsMorePreemptions(this.execution, this.heads, this.preemptionsMax);
+    return this.cut;
   }
 
   /** The default: what was delayed last goes first, then whoever ran last (its store buffer before it), then by lane. */
@@ -291,7 +350,7 @@ export class DporExplorer implements Scheduler {
     const at = execution.events.length;
     for (let t = 0; t < tasks.length; t++) {
       const task = tasks[t] as Task;
-      if (task.finished || !task.started) continue;
+      if (task.finished || !task.started || execution.isStopped(task)) continue;
       const row = execution.order.scratchRow(0);
       execution.baseRow(t, row);
       this.examine(t, row, at);

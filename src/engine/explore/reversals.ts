@@ -78,7 +78,13 @@ export interface Frame {
   readonly choices: Int32Array;
   readonly pendingAt: readonly (Pending | null)[];
   readonly heads: readonly EventId[];
+  /** Those still to be taken, the last one first. */
   readonly branches: Branch[];
+  /** Where `branches` begins among all that the frame once had. */
+  readonly first: number;
+  /** The branch that was taken last, counted among all: the way to the next frame. For one of a group, with its choice. */
+  taken: number;
+  takenChoice: readonly number[] | null;
 }
 
 /** Takes the next branch off a frame; null when there is none. */
@@ -86,6 +92,8 @@ export function nextBranch(frame: Frame): Reversal | Alternative | null {
   for (;;) {
     const branch = frame.branches.at(-1);
     if (branch === undefined) return null;
+    frame.taken = frame.first + frame.branches.length - 1;
+    frame.takenChoice = null;
     if (branch.kind !== "group") {
       frame.branches.pop();
       return branch;
@@ -98,23 +106,38 @@ export function nextBranch(frame: Frame): Reversal | Alternative | null {
 
 /** The next reversal of the group that is to be taken here; null when all choices were tried. */
 function nextOfGroup(frame: Frame, group: GroupReversal): Reversal | null {
-  const { before, at, lane, ownBuffer, members, choice } = group;
-  const was = findPending(frame.pendingAt[before] ?? null, frame.lanes[before] as number);
+  const { members, choice } = group;
   while (choice.length > 0) {
-    const row = group.row.slice();
-    const chosen: GroupMember[] = [];
-    members.forEach((ofLane, i) => {
-      for (const member of ofLane.slice(0, choice[i])) {
-        joinInto(row, member.row);
-        chosen.push(member);
-      }
-    });
-    const valid = isClosed(members, choice, row) && isReadyAfter(group, chosen);
+    const tried = choice.slice();
     advance(members, choice);
-    const reversal: Reversal = { kind: "reversal", before, at, lane, row, ownBuffer };
-    if (valid && isTakenHere(frame.heads, was, reversal)) return reversal;
+    const reversal = reversalOf(frame, group, tried);
+    if (reversal === null) continue;
+    frame.takenChoice = tried;
+    return reversal;
   }
   return null;
+}
+
+/** The reversal of a group in which that many accesses of each lane come before the head; null when it is not to be taken here. */
+export function reversalOf(frame: Frame, group: GroupReversal, choice: readonly number[]): Reversal | null {
+  const { before, at, lane, ownBuffer, members } = group;
+  const row = group.row.slice();
+  const chosen: GroupMember[] = [];
+  members.forEach((ofLane, i) => {
+    for (const member of ofLane.slice(0, choice[i])) {
+      joinInto(row, member.row);
+      chosen.push(member);
+    }
+  });
+  if (!isClosed(members, choice, row) || !isReadyAfter(group, chosen)) return null;
+  const was = findPending(frame.pendingAt[before] ?? null, frame.lanes[before] as number);
+  const reversal: Reversal = { kind: "reversal", before, at, lane, row, ownBuffer };
+  return isTakenHere(frame.heads, was, reversal) ? reversal : null;
+}
+
+/** True when nothing is left of a branch: a group of which every choice was tried. */
+export function isSpent(branch: Branch): boolean {
+  return branch.kind === "group" && branch.choice.length === 0;
 }
 
 /** Moves on to the next choice; empties it after the last. */
