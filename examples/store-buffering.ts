@@ -22,7 +22,7 @@ function storeBuffering(barriers: boolean, outcomes: Set<string>): Program {
       },
     },
     // Asked at the end of each execution: here it only collects what can come out.
-    final: (_, { cpu0, cpu1 }) => outcomes.add(`${cpu0}${cpu1}`) !== null,
+    final: (_, got) => outcomes.add(`${Number(got["cpu0"])}${Number(got["cpu1"])}`) !== null,
   });
 }
 

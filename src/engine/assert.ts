@@ -19,10 +19,6 @@ export function assert(condition: boolean, message: string): asserts condition {
   if (!condition) throw new EngineBug(message);
 }
 
-export function unreachable(value: never): never {
-  throw new EngineBug(`unexpected value ${String(value)}`);
-}
-
 /** A property of the program under test that does not hold in this execution. */
 export class Violation extends Error {
   override name = "Violation";

@@ -6,7 +6,7 @@
  * (`yield* load(cell)`). A structure is a schema that gives typed views; a view holds an address and no state.
  */
 import { assert } from "./assert.ts";
-import { type AccessSize, PAGE_SIZE } from "./heap.ts";
+import type { AccessSize } from "./heap.ts";
 import { TWO32, type U64, u64 } from "./u64.ts";
 import type { World } from "./world.ts";
 
@@ -185,5 +185,3 @@ export function cells(world: World, name: string, count: number): Cell[] {
 export function entryCell(world: World, table: number, index: number): Cell<U64> {
   return new Cell<U64>(world, table + 8 * index, 8, true);
 }
-
-export { PAGE_SIZE };

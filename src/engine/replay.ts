@@ -7,6 +7,7 @@ import { isAbsolute } from "node:path";
 import { fileURLToPath } from "node:url";
 import { UsageError } from "./assert.ts";
 import { Execution, type Failure, type Scheduler } from "./execution.ts";
+import type { AccessSize } from "./heap.ts";
 import { OpKind } from "./operation.ts";
 import { finish, makeWorld, type Program } from "./program.ts";
 import type { Schedule, Step } from "./schedule.ts";
@@ -40,6 +41,8 @@ export interface ReplayStep {
   readonly name: string;
   /** The value read, or the value written by a store. */
   readonly value: string;
+  /** What memory holds at the place after the step; null when it accesses none. */
+  readonly memory: string | null;
   /** One line for a diagram. */
   readonly text: string;
   /** Where it was asked for, innermost first; empty for drains. */
@@ -100,15 +103,22 @@ export function replay<S>(program: Program<S>, schedule: Schedule, watched?: num
     if (watched === undefined || addr >>> 2 !== watched >>> 2) return;
     plain.push({ after: execution.events.length, task, addr, isWrite, lo, hi, stack: captureStack() });
   };
+  const memory: string[] = [];
+  const noteMemory = (): void => {
+    const last = execution.events.length - 1;
+    if (last >= 0) memory[last] = memoryAfter(execution, last);
+  };
   follower.onPick = (lane) => {
+    noteMemory();
     const task = world.tasks[lane];
     taken.push({ stack: requested.get(lane) ?? [], text: task === undefined ? "" : task.op.text });
   };
   execution.start();
   execution.run();
+  noteMemory();
   const isOver = !execution.anyEnabled();
   if (isOver) finish(program, state, execution);
-  const steps = describe(execution, taken, plain);
+  const steps = describe(execution, taken, plain, memory);
   const waiting = isOver ? describeWaiting(execution, requested) : [];
   return { steps, waiting, failures: [...execution.failures], execution };
 }
@@ -130,7 +140,20 @@ interface PlainStep {
   readonly stack: readonly SourcePlace[];
 }
 
-function describe(execution: Execution, taken: readonly Taken[], plain: readonly PlainStep[]): ReplayStep[] {
+/** What memory holds now at the place that event `i`, the last one, has accessed. */
+function memoryAfter(execution: Execution, i: number): string {
+  const { events, heap } = execution;
+  if ((events.kind[i] as OpKind) > OpKind.ReleaseShared) return "";
+  const lo = heap.read(events.addr[i] as number, events.size[i] as AccessSize);
+  return show(lo, heap.high, events.wide[i] === 1 || isAddress(execution, lo, heap.high));
+}
+
+function describe(
+  execution: Execution,
+  taken: readonly Taken[],
+  plain: readonly PlainStep[],
+  memory: readonly string[],
+): ReplayStep[] {
   const { events, world } = execution;
   const shared = sharedPlaces(execution);
   const late = lateStores(execution);
@@ -152,6 +175,7 @@ function describe(execution: Execution, taken: readonly Taken[], plain: readonly
       operation: operationName(kind),
       name,
       value: shownValue(execution, i, kind),
+      memory: name === "" || kind === OpKind.Lifetime ? null : (memory[i] ?? null),
       text: stepText(execution, i, drain, name, taken[i]?.text ?? "") + (late.has(i) && !drain ? "  (buffered)" : ""),
       stack: taken[i]?.stack ?? [],
       shared:
@@ -240,6 +264,7 @@ function plainStep(execution: Execution, access: PlainStep): ReplayStep {
     operation: "Plain",
     name,
     value,
+    memory: value,
     text: isWrite ? `${name} = ${value}  (plain)` : `${name} is ${value}  (plain)`,
     stack: access.stack,
     shared: true,
@@ -261,6 +286,7 @@ function describeWaiting(execution: Execution, requested: ReadonlyMap<number, So
       operation: operationName(op.kind),
       name,
       value: "",
+      memory: null,
       text: `${op.text === "" ? bare : op.text}  ...for ever`,
       stack: requested.get(task.lane) ?? [],
       shared: true,
@@ -346,6 +372,7 @@ const ENGINE_FOLDER = fileURLToPath(new URL(".", import.meta.url));
 
 /** The call stack of the running task, without the engine's own frames, innermost first. */
 function captureStack(): SourcePlace[] {
+  // oxlint-disable-next-line typescript/unbound-method -- put back as it was
   const prepare = Error.prepareStackTrace;
   const limit = Error.stackTraceLimit;
   Error.stackTraceLimit = 60;

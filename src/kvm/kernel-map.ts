@@ -14,195 +14,161 @@ type Names = Readonly<Record<string, string>>;
 const RANGE_START = "kvm_mmu_notifier_invalidate_range_start";
 const RANGE_END = "kvm_mmu_notifier_invalidate_range_end";
 
-/** By file below src/: our function, and the kernel's. */
-export const KERNEL_MAP: Readonly<Record<string, Names>> = {
+/** Our functions below src/kvm, src/kernel and src/machine, and the kernel's. */
+export const KERNEL_MAP: Names = {
   // --- virt/kvm ------------------------------------------------------------------------------------------------------
-  "kvm/gfn-to-pfn-cache.ts": {
-    GfnToPfnCache: "kvm_gpc_init",
-    kvmGpcActivate: "kvm_gpc_activate",
-    kvmGpcCheck: "kvm_gpc_check",
-    kvmGpcRefresh: "kvm_gpc_refresh",
-    kvmGpcDeactivate: "kvm_gpc_deactivate",
-    refreshLocked: "__kvm_gpc_refresh",
-    resolveUhva: "__kvm_gpc_refresh",
-    gpcCommit: "hva_to_pfn_retry",
-  },
-  "kvm/gpc-protocols.ts": {
-    hvaToPfnRetry: "hva_to_pfn_retry",
-    retryLoop: "hva_to_pfn_retry",
-    lookUp: "hva_to_pfn_retry",
-    mmuNotifierRetryCache: "mmu_notifier_retry_cache",
-    clearMatching: "gfn_to_pfn_cache_invalidate_start",
-    mayMatch: "gfn_to_pfn_cache_invalidate_start",
-    clearIfMatching: "gfn_to_pfn_cache_invalidate_start",
-    isPending: "gpc_invalidations_pending",
-    waitForInvalidations: "gpc_wait_for_invalidations",
-    invalidateStart: RANGE_START,
-    invalidateEnd: RANGE_END,
-  },
-  "kvm/mmu-notifier.ts": {
-    kvmMmuNotifierInvalidateRangeStart: RANGE_START,
-    kvmMmuNotifierInvalidateRangeEnd: RANGE_END,
-    overlapping: "__kvm_handle_hva_range",
-    kvmMmuInvalidateBegin: "kvm_mmu_invalidate_begin",
-    kvmMmuInvalidateRangeAdd: "kvm_mmu_invalidate_range_add",
-    kvmMmuInvalidateEnd: "kvm_mmu_invalidate_end",
-    mmuInvalidateRetryGfn: "mmu_invalidate_retry_gfn",
-    mmuInvalidateRetryGfnUnsafe: "mmu_invalidate_retry_gfn_unsafe",
-  },
-  "kvm/memslots.ts": {
-    kvmMemslots: "kvm_memslots",
-    gfnToMemslot: "gfn_to_memslot",
-    gfnToHva: "__gfn_to_hva_memslot",
-    gfnRangeOf: "hva_to_gfn_memslot",
-    kvmCreateMemslot: "kvm_create_memslot",
-    kvmDeleteMemslot: "kvm_delete_memslot",
-    replaceSlots: "kvm_swap_active_memslots",
-    waitForInvalidations: "kvm_swap_active_memslots",
-    fill: "kvm_replace_memslot",
-  },
-  "kvm/requests.ts": {
-    kvmCheckRequest: "kvm_check_request",
-    kvmMakeAllCpusRequest: "kvm_make_all_cpus_request",
-    kvmFlushRemoteTlbs: "kvm_flush_remote_tlbs",
-  },
-
+  GfnToPfnCache: "kvm_gpc_init",
+  kvmGpcActivate: "kvm_gpc_activate",
+  kvmGpcCheck: "kvm_gpc_check",
+  kvmGpcRefresh: "kvm_gpc_refresh",
+  kvmGpcDeactivate: "kvm_gpc_deactivate",
+  refreshLocked: "__kvm_gpc_refresh",
+  resolveUhva: "__kvm_gpc_refresh",
+  gpcCommit: "hva_to_pfn_retry",
+  hvaToPfnRetry: "hva_to_pfn_retry",
+  retryLoop: "hva_to_pfn_retry",
+  lookUp: "hva_to_pfn_retry",
+  mmuNotifierRetryCache: "mmu_notifier_retry_cache",
+  clearMatching: "gfn_to_pfn_cache_invalidate_start",
+  mayMatch: "gfn_to_pfn_cache_invalidate_start",
+  clearIfMatching: "gfn_to_pfn_cache_invalidate_start",
+  isPending: "gpc_invalidations_pending",
+  invalidateStart: RANGE_START,
+  invalidateEnd: RANGE_END,
+  kvmMmuNotifierInvalidateRangeStart: RANGE_START,
+  kvmMmuNotifierInvalidateRangeEnd: RANGE_END,
+  overlapping: "__kvm_handle_hva_range",
+  kvmMmuInvalidateBegin: "kvm_mmu_invalidate_begin",
+  kvmMmuInvalidateRangeAdd: "kvm_mmu_invalidate_range_add",
+  kvmMmuInvalidateEnd: "kvm_mmu_invalidate_end",
+  mmuInvalidateRetryGfn: "mmu_invalidate_retry_gfn",
+  mmuInvalidateRetryGfnUnsafe: "mmu_invalidate_retry_gfn_unsafe",
+  kvmMemslots: "kvm_memslots",
+  gfnToMemslot: "gfn_to_memslot",
+  gfnToHva: "__gfn_to_hva_memslot",
+  gfnRangeOf: "hva_to_gfn_memslot",
+  kvmCreateMemslot: "kvm_create_memslot",
+  kvmDeleteMemslot: "kvm_delete_memslot",
+  replaceSlots: "kvm_swap_active_memslots",
+  waitForInvalidations: "kvm_swap_active_memslots",
+  fill: "kvm_replace_memslot",
+  kvmCheckRequest: "kvm_check_request",
+  kvmMakeAllCpusRequest: "kvm_make_all_cpus_request",
+  kvmFlushRemoteTlbs: "kvm_flush_remote_tlbs",
   // --- arch/x86/kvm --------------------------------------------------------------------------------------------------
-  "kvm/vcpu.ts": {
-    kvmArchVcpuIoctlRun: "kvm_arch_vcpu_ioctl_run",
-    vcpuEnterGuest: "vcpu_enter_guest",
-    handleExit: "npf_interception",
-  },
-  "kvm/mmu.ts": {
-    kvmMmuPageFault: "kvm_mmu_page_fault",
-    kvmTdpMmuPageFault: "kvm_tdp_mmu_page_fault",
-    kvmMmuFaultinPfn: "kvm_mmu_faultin_pfn",
-    isPageFaultStale: "is_page_fault_stale",
-    kvmMmuHugepageAdjust: "kvm_mmu_hugepage_adjust",
-    kvmMmuMaxMappingLevel: "kvm_mmu_max_mapping_level",
-    kvmTdpMmuMap: "kvm_tdp_mmu_map",
-    walkAndMap: "kvm_tdp_mmu_map",
-    tdpMmuMapHandleTargetLevel: "tdp_mmu_map_handle_target_level",
-    pageFaultCanBeFast: "page_fault_can_be_fast",
-    fastPageFault: "fast_page_fault",
-    tryFastPageFault: "fast_page_fault",
-    kvmMmuLoad: "kvm_mmu_load",
-  },
-  "kvm/tdp-mmu.ts": {
-    kvmTdpMmuAllocRoot: "kvm_tdp_mmu_alloc_root",
-    findRoot: "kvm_tdp_mmu_try_get_root",
-    getRoot: "kvm_tdp_mmu_get_root",
-    tdpMmuSetSpteAtomic: "tdp_mmu_set_spte_atomic",
-    tdpMmuIterSetSpte: "tdp_mmu_iter_set_spte",
-    tdpMmuSetSpte: "tdp_mmu_set_spte",
-    kvmTdpMmuWriteSpte: "kvm_tdp_mmu_write_spte",
-    handleChangedSpte: "handle_changed_spte",
-    handleRemovedPt: "handle_removed_pt",
-    tdpMmuAllocChildSp: "tdp_mmu_init_child_sp",
-    tdpMmuLinkSp: "tdp_mmu_link_sp",
-    kvmTdpMmuUnmapGfnRange: "kvm_tdp_mmu_unmap_gfn_range",
-    tdpMmuZapLeafs: "tdp_mmu_zap_leafs",
-    kvmTdpMmuZapAll: "kvm_tdp_mmu_zap_all",
-    tdpMmuZapRoot: "tdp_mmu_zap_root",
-  },
-  "kvm/tdp-iter.ts": {
-    tdpIterStart: "tdp_iter_start",
-    tdpIterRestart: "tdp_iter_restart",
-    tdpIterNext: "tdp_iter_next",
-    tryStepDown: "try_step_down",
-    tryStepSide: "try_step_side",
-    tryStepUp: "try_step_up",
-  },
-  "kvm/spte.ts": {
-    makeSpte: "make_spte",
-    makeNonleafSpte: "make_nonleaf_spte",
-    makeSmallSpte: "make_small_spte",
-    spteHasVolatileBits: "spte_has_volatile_bits",
-    checkSpteWritableInvariants: "check_spte_writable_invariants",
-    isAccessAllowed: "is_access_allowed",
-  },
-  "kvm/role.ts": {
-    tdpRootRole: "kvm_calc_tdp_mmu_root_page_role",
-  },
-
+  kvmArchVcpuIoctlRun: "kvm_arch_vcpu_ioctl_run",
+  vcpuEnterGuest: "vcpu_enter_guest",
+  handleExit: "npf_interception",
+  kvmMmuPageFault: "kvm_mmu_page_fault",
+  kvmTdpMmuPageFault: "kvm_tdp_mmu_page_fault",
+  kvmMmuFaultinPfn: "kvm_mmu_faultin_pfn",
+  isPageFaultStale: "is_page_fault_stale",
+  kvmMmuHugepageAdjust: "kvm_mmu_hugepage_adjust",
+  kvmMmuMaxMappingLevel: "kvm_mmu_max_mapping_level",
+  kvmTdpMmuMap: "kvm_tdp_mmu_map",
+  walkAndMap: "kvm_tdp_mmu_map",
+  tdpMmuMapHandleTargetLevel: "tdp_mmu_map_handle_target_level",
+  pageFaultCanBeFast: "page_fault_can_be_fast",
+  fastPageFault: "fast_page_fault",
+  tryFastPageFault: "fast_page_fault",
+  kvmMmuLoad: "kvm_mmu_load",
+  kvmTdpMmuAllocRoot: "kvm_tdp_mmu_alloc_root",
+  findRoot: "kvm_tdp_mmu_try_get_root",
+  getRoot: "kvm_tdp_mmu_get_root",
+  tdpMmuSetSpteAtomic: "tdp_mmu_set_spte_atomic",
+  tdpMmuIterSetSpte: "tdp_mmu_iter_set_spte",
+  tdpMmuSetSpte: "tdp_mmu_set_spte",
+  kvmTdpMmuWriteSpte: "kvm_tdp_mmu_write_spte",
+  handleChangedSpte: "handle_changed_spte",
+  handleRemovedPt: "handle_removed_pt",
+  tdpMmuAllocChildSp: "tdp_mmu_init_child_sp",
+  tdpMmuLinkSp: "tdp_mmu_link_sp",
+  kvmTdpMmuUnmapGfnRange: "kvm_tdp_mmu_unmap_gfn_range",
+  tdpMmuZapLeafs: "tdp_mmu_zap_leafs",
+  kvmTdpMmuZapAll: "kvm_tdp_mmu_zap_all",
+  tdpMmuZapRoot: "tdp_mmu_zap_root",
+  tdpIterStart: "tdp_iter_start",
+  tdpIterRestart: "tdp_iter_restart",
+  tdpIterNext: "tdp_iter_next",
+  tryStepDown: "try_step_down",
+  tryStepSide: "try_step_side",
+  tryStepUp: "try_step_up",
+  makeSpte: "make_spte",
+  makeNonleafSpte: "make_nonleaf_spte",
+  makeSmallSpte: "make_small_spte",
+  spteHasVolatileBits: "spte_has_volatile_bits",
+  checkSpteWritableInvariants: "check_spte_writable_invariants",
+  isAccessAllowed: "is_access_allowed",
+  tdpRootRole: "kvm_calc_tdp_mmu_root_page_role",
   // --- kernel/, lib/, include/linux ----------------------------------------------------------------------------------
-  "kernel/locks.ts": {
-    spinLock: "spin_lock",
-    spinUnlock: "spin_unlock",
-    readLock: "read_lock",
-    readUnlock: "read_unlock",
-    writeLock: "write_lock",
-    writeUnlock: "write_unlock",
-    mutexLock: "mutex_lock",
-    mutexUnlock: "mutex_unlock",
-    assertHeld: "lockdep_assert_held",
-    assertHeldRead: "lockdep_assert_held_read",
-    assertHeldWrite: "lockdep_assert_held_write",
-  },
-  "kernel/rcu.ts": {
-    rcuReadLock: "rcu_read_lock",
-    rcuReadUnlock: "rcu_read_unlock",
-    rcuDereference: "rcu_dereference",
-    synchronizeRcu: "synchronize_rcu",
-    callRcu: "call_rcu",
-    srcuReadLock: "srcu_read_lock",
-    srcuReadUnlock: "srcu_read_unlock",
-    synchronizeSrcu: "synchronize_srcu",
-  },
-  "kernel/wait-queue.ts": {
-    prepareToWait: "prepare_to_wait",
-    schedule: "schedule",
-    finishWait: "finish_wait",
-    wakeUp: "wake_up_all",
-  },
-
+  spinLock: "spin_lock",
+  spinUnlock: "spin_unlock",
+  readLock: "read_lock",
+  readUnlock: "read_unlock",
+  writeLock: "write_lock",
+  writeUnlock: "write_unlock",
+  mutexLock: "mutex_lock",
+  mutexUnlock: "mutex_unlock",
+  assertHeld: "lockdep_assert_held",
+  assertHeldRead: "lockdep_assert_held_read",
+  assertHeldWrite: "lockdep_assert_held_write",
+  rcuReadLock: "rcu_read_lock",
+  rcuReadUnlock: "rcu_read_unlock",
+  rcuDereference: "rcu_dereference",
+  synchronizeRcu: "synchronize_rcu",
+  callRcu: "call_rcu",
+  srcuReadLock: "srcu_read_lock",
+  srcuReadUnlock: "srcu_read_unlock",
+  synchronizeSrcu: "synchronize_srcu",
+  prepareToWait: "prepare_to_wait",
+  schedule: "schedule",
+  finishWait: "finish_wait",
+  wakeUp: "wake_up_all",
   // --- mm ------------------------------------------------------------------------------------------------------------
-  "kernel/mm/mm.ts": {
-    getUserPageFast: "get_user_pages_fast_only",
-    getUserPage: "get_user_pages_unlocked",
-    followOrFault: "__get_user_pages",
-    hostMappingLevel: "host_pfn_mapping_level",
-    notifyStart: "mmu_notifier_invalidate_range_start",
-    notifyEnd: "mmu_notifier_invalidate_range_end",
-    zapRange: "zap_page_range_single",
-    madviseDontneed: "madvise_dontneed_free",
-    munmap: "do_munmap",
-    mmapFixed: "mmap_region",
-    mprotect: "mprotect_fixup",
-    protectPage: "change_pte_range",
-  },
-  "kernel/mm/page.ts": {
-    tryGetPage: "try_get_page",
-    putPage: "put_page",
-  },
+  getUserPageFast: "get_user_pages_fast_only",
+  getUserPage: "get_user_pages_unlocked",
+  followOrFault: "__get_user_pages",
+  hostMappingLevel: "host_pfn_mapping_level",
+  notifyStart: "mmu_notifier_invalidate_range_start",
+  notifyEnd: "mmu_notifier_invalidate_range_end",
+  zapRange: "zap_page_range_single",
+  madviseDontneed: "madvise_dontneed_free",
+  munmap: "do_munmap",
+  mmapFixed: "mmap_region",
+  mprotect: "mprotect_fixup",
+  protectPage: "change_pte_range",
+  tryGetPage: "try_get_page",
+  putPage: "put_page",
+};
+
+/** Where two of our functions have the same name: by file, without its folder. */
+export const KERNEL_MAP_OF_FILE: Readonly<Record<string, Names>> = {
+  "gpc-protocols": { waitForInvalidations: "gpc_wait_for_invalidations" },
 };
 
 /** What is no function of the kernel's, and yet says more to a reader than the kernel function that it runs under. */
-const AGENTS: Readonly<Record<string, Names>> = {
-  "machine/guest-cpu.ts": { vmrun: "the guest runs" },
-  "machine/page-walk.ts": { nptWalk: "the CPU walks NPT", guestWalk: "the CPU walks the guest's tables" },
+const AGENTS: Names = {
+  vmrun: "the guest runs",
+  nptWalk: "the CPU walks NPT",
+  guestWalk: "the CPU walks the guest's tables",
 };
 
-const HEADINGS: ReadonlyMap<string, string> = new Map([
-  ...entries(KERNEL_MAP, (name) => `${name}()`),
-  ...entries(AGENTS, (text) => text),
-]);
+const HEADINGS = headings(KERNEL_MAP, AGENTS);
+const HEADINGS_OF_FILE = new Map(Object.entries(KERNEL_MAP_OF_FILE).map(([file, map]) => [file, headings(map, {})]));
 
-function entries(map: Readonly<Record<string, Names>>, show: (name: string) => string): [string, string][] {
-  return Object.entries(map).flatMap(([file, names]) =>
-    Object.entries(names).map(([ours, kernel]): [string, string] => [keyOf(file, kernelName(ours)), show(kernel)]),
-  );
+function headings(functions: Names, agents: Names): ReadonlyMap<string, string> {
+  return new Map([
+    ...Object.entries(functions).map(([ours, name]): [string, string] => [kernelName(ours), `${name}()`]),
+    ...Object.entries(agents).map(([ours, text]): [string, string] => [kernelName(ours), text]),
+  ]);
 }
 
-/** Sources end in .ts, what was built from them in .js. */
-function keyOf(file: string, name: string): string {
-  return `${file.replace(/\.[jt]s$/, "")} ${name}`;
-}
+/** A source of the modelled system, and its name; as it was written or as it was built. */
+const MODELLED = /[\\/](?:kvm|kernel|machine)[\\/](?:\w+[\\/])?([\w-]+)\.[jt]s$/;
 
-/** What a diagram writes above the steps of a function; null for the model's own helpers. */
+/** What a diagram writes above the steps of a function; null for the model's own helpers, and for functions of a study. */
 export function headingOf({ file, function: name }: SourcePlace): string | null {
-  const parts = file.split(/[\\/]/);
-  return (
-    HEADINGS.get(keyOf(parts.slice(-2).join("/"), name)) ?? HEADINGS.get(keyOf(parts.slice(-3).join("/"), name)) ?? null
-  );
+  const module = MODELLED.exec(file)?.[1];
+  if (module === undefined) return null;
+  return HEADINGS_OF_FILE.get(module)?.get(name) ?? HEADINGS.get(name) ?? null;
 }

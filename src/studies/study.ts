@@ -30,7 +30,7 @@ export interface StudyCell {
   readonly expected: Expected;
   /** Why this verdict is expected; and where it differs from the source, what is wrong there. */
   readonly because: string;
-  program(): Program;
+  readonly program: () => Program;
 }
 
 /** A cell with the usual choices filled in: explored completely, under SC. */

@@ -21,8 +21,8 @@ test("the table of results is the study's cells", () => {
 });
 
 test("the table of scenarios names those of the study", () => {
-  const rows = tableBelow(page, "The scenarios").map(([name]) => name);
-  expect(rows.sort()).toEqual([...new Set(study.cells.map((cell) => cell.scenario))].sort());
+  const rows = tableBelow(page, "The scenarios").map(([name]) => name ?? "");
+  expect(new Set(rows)).toEqual(new Set(study.cells.map((cell) => cell.scenario)));
 });
 
 test("every variant is explained", () => {

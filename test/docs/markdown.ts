@@ -28,7 +28,7 @@ export function tableBelow(markdown: string, heading: string): string[][] {
   const start = lines.findIndex((line) => /^#+ /.test(line) && line.replace(/^#+ /, "") === heading);
   const table: string[][] = [];
   for (const line of lines.slice(start + 1)) {
-    if (/^#/.test(line) || (table.length > 0 && !line.startsWith("|"))) break;
+    if (line.startsWith("#") || (table.length > 0 && !line.startsWith("|"))) break;
     if (line.startsWith("|"))
       table.push(
         line
