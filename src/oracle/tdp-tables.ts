@@ -8,10 +8,10 @@
  * A lost table keeps its mappings out of every zap's reach, so the host frees pages that the guest still has.
  */
 import { type TraceRecord, type U64, u64, type World } from "../engine/index.ts";
-import { ENTRIES_PER_TABLE, PAGE_SIZE, pagesPerLevel } from "../machine/index.ts";
 import { isFrozenSpte, isLastSpte, isShadowPresentPte, spteToPfn } from "../kvm/spte.ts";
 import type { TdpMmu } from "../kvm/tdp-mmu.ts";
 import { isStatEvent } from "../kvm/trace.ts";
+import { ENTRIES_PER_TABLE, PAGE_SIZE, pagesPerLevel } from "../machine/index.ts";
 
 interface Found {
   readonly tables: Set<number>;
@@ -35,7 +35,8 @@ function visit(tdp: TdpMmu, table: number, level: number, base: number, found: F
   for (let i = 0; i < ENTRIES_PER_TABLE; i++) {
     const spte = peekEntry(tdp.world, table + 8 * i);
     const gfn = base + i * pagesPerLevel(level);
-    if (isFrozenSpte(tdp.layout, spte)) found.problem ??= `the entry of gfn 0x${gfn.toString(16)}, level ${level}, stays frozen`;
+    if (isFrozenSpte(tdp.layout, spte))
+      found.problem ??= `the entry of gfn 0x${gfn.toString(16)}, level ${level}, stays frozen`;
     if (!isShadowPresentPte(spte)) continue;
     if (isLastSpte(spte, level)) {
       const stat = level === 1 ? "pages_4k" : level === 2 ? "pages_2m" : "pages_1g";

@@ -5,7 +5,7 @@ import { KERNEL_MAP, KERNEL_MAP_OF_FILE } from "../../src/kvm/kernel-map.ts";
 export interface Sources {
   /** Modules of src/kvm, src/kernel and src/machine. */
   readonly paths: readonly string[];
-  read(path: string): string;
+  readonly read: (path: string) => string;
 }
 
 /** A kernel function, and what stands for it in one file. */

@@ -85,7 +85,7 @@ function finalOf(execution: Execution, state: TinyState): string {
 }
 
 /** Every interleaving; null when there are more than `limit`. */
-export function byBruteForce(tiny: Tiny, model: MemoryModel, limit: number): Found | null {
+function byBruteForce(tiny: Tiny, model: MemoryModel, limit: number): Found | null {
   const { execution, state } = start(tiny, model);
   const explorer = new BruteForceExplorer(execution);
   execution.start();
@@ -102,7 +102,7 @@ export function byBruteForce(tiny: Tiny, model: MemoryModel, limit: number): Fou
   return found;
 }
 
-export function byDpor(tiny: Tiny, model: MemoryModel, withGraphs = true): Found {
+function byDpor(tiny: Tiny, model: MemoryModel, withGraphs = true): Found {
   const { execution, state } = start(tiny, model);
   const explorer = new DporExplorer(execution);
   execution.start();
@@ -119,7 +119,7 @@ export function byDpor(tiny: Tiny, model: MemoryModel, withGraphs = true): Found
   return found;
 }
 
-export function byStateGraph(tiny: Tiny, model: MemoryModel): Found {
+function byStateGraph(tiny: Tiny, model: MemoryModel): Found {
   const { execution, state } = start(tiny, model, true);
   const explorer = new GraphExplorer(execution);
   execution.start();
@@ -137,7 +137,7 @@ export function byStateGraph(tiny: Tiny, model: MemoryModel): Found {
 }
 
 /** Where two sets differ, in one line; empty when they do not. */
-export function difference(name: string, mine: Iterable<string>, theirs: Iterable<string>): string[] {
+function difference(name: string, mine: Iterable<string>, theirs: Iterable<string>): string[] {
   const a = new Set(mine);
   const b = new Set(theirs);
   const missing = [...b].filter((item) => !a.has(item));
