@@ -1,11 +1,14 @@
 /** `racewalk check`: runs each variant of a study and compares with the expected verdicts. */
-import type { MemoryModel, Strategy } from "../engine/index.ts";
+import { type MemoryModel, type Strategy, UsageError } from "../engine/index.ts";
 import { type CheckReport, checkJson, checkText, isAllOk } from "../report/check-text.ts";
+import { progressLine } from "../report/progress-text.ts";
 import { type PlannedCell, planCells, type StopReason } from "../studies/cells.ts";
+import { Checkpoint, checkpointKey } from "../studies/checkpoint.ts";
 import { faultInStudy, type LoadedStudy, loadStudy } from "../studies/load.ts";
-import { type RunProgress, runCells, type StudyRun } from "../studies/run.ts";
+import { type Running, runCells, type StudyRun } from "../studies/run.ts";
 import { writeJson } from "./json.ts";
 import type { Terminal } from "./terminal.ts";
+import { racewalkVersion } from "./version.ts";
 
 export interface CheckCommandOptions {
   readonly variant?: readonly string[];
@@ -13,15 +16,20 @@ export interface CheckCommandOptions {
   readonly strategy?: Strategy;
   readonly seed?: number;
   readonly runs?: number;
+  readonly depth?: number;
+  readonly preemptions?: number;
+  readonly taskSteps?: number;
   /** Milliseconds. */
   readonly budget?: number;
   readonly workers?: number;
+  readonly checkpoint?: string;
   readonly allSteps?: true;
   readonly json?: true;
 }
 
-/** Milliseconds between two looks at the progress. */
+/** Milliseconds between two looks at the progress, and between two checkpoints. */
 const PROGRESS_MS = 200;
+const CHECKPOINT_MS = 2_000;
 
 /** @returns 0 when every verdict is as expected, 1 otherwise */
 export async function checkCommand(name: string, options: CheckCommandOptions, terminal: Terminal): Promise<number> {
@@ -30,35 +38,48 @@ export async function checkCommand(name: string, options: CheckCommandOptions, t
   const plan = planHere(loaded, options);
   const run = await runWatched(loaded, plan, options, terminal);
   const seconds = (performance.now() - start) / 1000;
-  const report: CheckReport = { study: loaded.study, name, seconds, ...run };
+  const peakRssBytes = process.resourceUsage().maxRSS * 1024;
+  const report: CheckReport = { study: loaded.study, name, seconds, peakRssBytes, ...run };
   if (options.json) writeJson(checkJson(report), terminal);
   else terminal.result(checkText(report, terminal.paint));
   if (run.stopped !== null) {
     const why = run.stopped === "budget" ? "the budget is over" : "interrupted";
-    terminal.say(`racewalk: ${name}: ${why}; the result is incomplete`);
+    const next = options.checkpoint === undefined ? "" : `; the same command goes on from ${options.checkpoint}`;
+    terminal.say(`racewalk: ${name}: ${why}; the result is incomplete${next}`);
   }
   return isAllOk(report) ? 0 : 1;
 }
 
 function planHere({ source, study }: LoadedStudy, options: CheckCommandOptions): PlannedCell[] {
+  const { seed, runs, depth, preemptions, taskSteps } = options;
   try {
     return planCells(study, {
       variants: options.variant ?? [],
       model: options.model ?? null,
       strategy: options.strategy ?? null,
+      bounds: {
+        ...(seed === undefined ? {} : { seed }),
+        ...(runs === undefined ? {} : { runs }),
+        ...(depth === undefined ? {} : { depth }),
+        ...(preemptions === undefined ? {} : { preemptions }),
+        ...(taskSteps === undefined ? {} : { taskSteps }),
+      },
     });
   } catch (error) {
     throw faultInStudy(error, source, "");
   }
 }
 
-/** Runs the cells while watching the clock, ^C and, on a terminal, the progress. */
+/** Runs the cells while watching the clock, ^C and, on a terminal, the progress; keeps a checkpoint when asked to. */
 async function runWatched(
   loaded: LoadedStudy,
   plan: readonly PlannedCell[],
   options: CheckCommandOptions,
   terminal: Terminal,
 ): Promise<StudyRun> {
+  const { checkpoint: path } = options;
+  const checkpoint = path === undefined ? null : new Checkpoint(path, checkpointKey(loaded, plan, racewalkVersion()));
+  const resume = checkpoint?.read() ?? null;
   const controller = new AbortController();
   const stop = (reason: StopReason): void => controller.abort(reason);
   const interrupt = (): void => {
@@ -68,37 +89,60 @@ async function runWatched(
   };
   process.on("SIGINT", interrupt);
   const timer = options.budget === undefined ? undefined : setTimeout(() => stop("budget"), options.budget);
-  let ticker: NodeJS.Timeout | undefined;
+  const tickers: NodeJS.Timeout[] = [];
+  let running: Running | null = null;
   try {
-    return await runCells(
+    const run = await runCells(
       loaded,
       plan,
       {
         workers: options.workers ?? null,
-        seed: options.seed ?? null,
-        runs: options.runs ?? null,
         allSteps: options.allSteps ?? false,
         signal: controller.signal,
+        resume,
       },
-      (look) => {
-        if (terminal.showsProgress) ticker = showProgress(look, terminal);
+      (started) => {
+        running = started;
+        if (terminal.showsProgress) tickers.push(showProgress(started, terminal));
+        if (checkpoint !== null) tickers.push(keep(checkpoint, started, terminal));
       },
     );
+    if (running !== null) checkpoint?.write((running as Running).save());
+    return run;
+  } catch (error) {
+    throw path !== undefined && resume !== null && error instanceof UsageError ? inCheckpoint(path, error) : error;
   } finally {
     process.removeListener("SIGINT", interrupt);
     clearTimeout(timer);
-    clearInterval(ticker);
+    for (const ticker of tickers) clearInterval(ticker);
     terminal.progress(null);
   }
 }
 
-function showProgress(look: () => RunProgress, terminal: Terminal): NodeJS.Timeout {
-  const start = performance.now();
+/** A checkpoint of a study whose imports have changed is found out when a cell goes on from it. */
+function inCheckpoint(path: string, error: UsageError): UsageError {
+  return new UsageError(`${error.message} (${path} may be the checkpoint of something else: delete it to begin anew)`);
+}
+
+/** Writes checkpoints from now on; the first at once, so that a file that cannot be written is known before hours of work. */
+function keep(checkpoint: Checkpoint, running: Running, terminal: Terminal): NodeJS.Timeout {
+  checkpoint.write(running.save());
   return setInterval(() => {
-    const { cells, cellsDone, executions, states } = look();
-    const perSecond = Math.round(executions / ((performance.now() - start) / 1000));
-    const parts = [`${cellsDone}/${cells} cells`, `${executions} executions`, `${perSecond}/s`];
-    if (states > 0) parts.push(`${states} states`);
-    terminal.progress(parts.join("  "));
+    try {
+      checkpoint.write(running.save());
+    } catch (error) {
+      // A disk that is full for a while is no reason to lose the run.
+      terminal.say(`racewalk: ${(error as Error).message}`);
+    }
+  }, CHECKPOINT_MS);
+}
+
+function showProgress(running: Running, terminal: Terminal): NodeJS.Timeout {
+  const start = performance.now();
+  const atStart = running.progress().executions;
+  return setInterval(() => {
+    const seconds = (performance.now() - start) / 1000;
+    const progress = running.progress();
+    terminal.progress(progressLine(progress, (progress.executions - atStart) / seconds));
   }, PROGRESS_MS);
 }

@@ -3,7 +3,6 @@
  *
  * Exit status: 0 holds, 1 does not (see EXIT_STATUS), 2 unusable input or usage with one line on standard error, 70 a bug in racewalk.
  */
-import { readFileSync } from "node:fs";
 import { Command, CommanderError, Option } from "commander";
 import { EngineBug, UsageError } from "../engine/index.ts";
 import { shellWord } from "../report/text.ts";
@@ -15,6 +14,7 @@ import { type RunCommandOptions, runCommand } from "./run.ts";
 import { studiesCommand } from "./studies.ts";
 import type { Terminal } from "./terminal.ts";
 import { collect, duration, oneOf, wholeNumber } from "./values.ts";
+import { racewalkVersion } from "./version.ts";
 
 const UNUSABLE = 2;
 /** EX_SOFTWARE of sysexits.h. */
@@ -23,9 +23,13 @@ const BUG = 70;
 const CHECK_HELP = `
 Exit status: 0 when every verdict is the expected one, expected failures
 included; a cell without an expected verdict must not fail. 1 when one
-differs or is unknown (the budget was over, ^C). A random sample that finds
-nothing gives "unknown", and does not contradict an expected "holds".
-2 for unusable input or usage: one line says what is wrong.
+differs or is unknown (the budget was over, ^C). A sample (random, pct) or a
+bounded search (--preemptions, --task-steps) that finds nothing gives
+"unknown", says what it did not cover, and does not contradict an expected
+"holds". 2 for unusable input or usage: one line says what is wrong.
+
+Verdicts, counts and races are the same for any number of workers, and for
+a run that went on from its checkpoint. docs/long-runs.md has the limits.
 
 A study file is TypeScript, anywhere on disk:
     import { cell, program, study } from "racewalk";`;
@@ -76,7 +80,7 @@ export function commandLine(handlers: Handlers, writeHelp: (text: string) => voi
   const racewalk = new Command("racewalk");
   racewalk
     .description("Linux KVM's x86 MMU, executable: walk every race of a design.")
-    .version(version())
+    .version(racewalkVersion())
     .exitOverride()
     .configureOutput({ writeOut: writeHelp, writeErr: () => undefined, getOutHelpWidth: () => 72 })
     .helpCommand(false);
@@ -103,15 +107,32 @@ function addCheck(racewalk: Command, handlers: Handlers): void {
       new Option("--model <model>", "sc or tso, instead of each cell's own").argParser(oneOf(["sc", "tso"] as const)),
     )
     .addOption(
-      new Option("--strategy <strategy>", "dpor, random or graph, instead of each cell's own").argParser(
-        oneOf(["dpor", "random", "graph"] as const),
+      new Option("--strategy <strategy>", "dpor, random, pct or graph, instead of each cell's own").argParser(
+        oneOf(["dpor", "random", "pct", "graph"] as const),
       ),
     )
-    .addOption(new Option("--seed <n>", "for random: where to start").argParser(wholeNumber(0)))
-    .addOption(new Option("--runs <n>", "for random: how many executions a cell").argParser(wholeNumber(1)))
+    .addOption(new Option("--seed <n>", "for random and pct: where to start").argParser(wholeNumber(0)))
+    .addOption(new Option("--runs <n>", "for random and pct: how many executions a cell").argParser(wholeNumber(1)))
+    .addOption(
+      new Option("--depth <d>", "for pct: ordering constraints that a failure may take; 3 when left out").argParser(
+        wholeNumber(1),
+      ),
+    )
+    .addOption(
+      new Option("--preemptions <n>", "for dpor: leave out what needs more preemptions than n").argParser(
+        wholeNumber(0),
+      ),
+    )
+    .addOption(
+      new Option("--task-steps <n>", "stop each task after n steps: bounds loops (not for graph)").argParser(
+        wholeNumber(1),
+      ),
+    )
     .addOption(new Option("--budget <time>", "stop the whole check after 500ms, 30s, 2m").argParser(duration))
     .addOption(new Option("--workers <n>", "threads; all cores when left out").argParser(wholeNumber(1)))
+    .option("--checkpoint <file>", "keep the state of the run there, and go on from it when it exists")
     .option("--all-steps", "show every step in the diagrams")
+    .option("--html <file>", "also write a report: one HTML file with the races to step through")
     .option("--json", "one JSON document on standard output")
     .addHelpText("after", CHECK_HELP)
     .action((study: string, options: CheckCommandOptions) => handlers.check(study, options));
@@ -169,11 +190,6 @@ function addMeasure(racewalk: Command, handlers: Handlers): void {
     )
     .option("--json", "one JSON document on standard output")
     .action((study: string, options: MeasureCommandOptions) => handlers.measure(study, options));
-}
-
-function version(): string {
-  const text = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
-  return (JSON.parse(text) as { readonly version: string }).version;
 }
 
 // --- what is said ----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
  */
 import type { CellReport, StopReason } from "../studies/cells.ts";
 import type { Study } from "../studies/study.ts";
+import { roughly } from "./progress-text.ts";
 import { table } from "./table.ts";
 import { COLUMNS, count, type Paint, shellCommand, wrap } from "./text.ts";
 
@@ -14,12 +15,15 @@ export interface CheckReport {
   readonly stopped: StopReason | null;
   readonly seconds: number;
   readonly workers: number;
+  /** The most memory that the process had, all threads together. */
+  readonly peakRssBytes: number;
 }
 
 /** The document that `racewalk check --json` prints. */
 export function checkJson(report: CheckReport): object {
-  const { study, cells, stopped } = report;
-  return { study: study.id, title: study.title, source: study.source, stopped, ok: isAllOk(report), cells };
+  const { study, cells, stopped, workers, peakRssBytes } = report;
+  const { id, title, source } = study;
+  return { study: id, title, source, stopped, ok: isAllOk(report), workers, peakRssBytes, cells };
 }
 
 /** True when nothing failed or differs from what is expected, and nothing was left undone. */
@@ -99,13 +103,27 @@ function legend(cells: readonly CellReport[]): string[] {
   if (redundant > 0) lines.push(`${count(redundant, "redundant run")} not counted`);
   const waiting = cells.reduce((sum, cell) => sum + cell.waiting, 0);
   if (waiting > 0) lines.push(`${count(waiting, "run")} with tasks that wait for ever, as allowed, not counted`);
+  lines.push(...cells.flatMap(expectation).flatMap((line) => wrap(line, COLUMNS, "  ")));
   return lines;
+}
+
+/** Of a cell that was stopped: how much there is in all, as far as could be estimated. */
+function expectation(cell: CellReport): string[] {
+  if (cell.estimate === null) return [];
+  const { executions, low, high } = cell.estimate;
+  const done = ((100 * cell.executions) / Math.max(1, executions)).toPrecision(2);
+  const range = `${roughly(low)} to ${roughly(high)}`;
+  return [`${label(cell)}: about ${Number(done)}% of an estimated ${roughly(executions)} runs (${range})`];
 }
 
 // --- races -----------------------------------------------------------------------------------------------------------
 
-/** The shortest race of each variant and property; unexpected ones apart. */
 function races(report: CheckReport, paint: Paint): string[] {
+  return shortestRaces(report).flatMap((cell) => race(report, cell, paint));
+}
+
+/** The cells whose races are shown: the shortest of each variant and property; unexpected ones apart. */
+export function shortestRaces(report: CheckReport): CellReport[] {
   const shown = new Map<string, CellReport>();
   for (const cell of report.cells) {
     if (cell.diagram === null) continue;
@@ -113,7 +131,7 @@ function races(report: CheckReport, paint: Paint): string[] {
     const known = shown.get(key);
     if (known === undefined || lengthOf(cell) < lengthOf(known)) shown.set(key, cell);
   }
-  return [...shown.values()].flatMap((cell) => race(report, cell, paint));
+  return [...shown.values()];
 }
 
 function lengthOf(cell: CellReport): number {
@@ -171,11 +189,12 @@ function label({ variant, scenario, model }: CellReport): string {
 
 // --- the end ---------------------------------------------------------------------------------------------------------
 
-function summary({ cells, stopped, seconds, workers }: CheckReport): string[] {
+function summary({ cells, stopped, seconds, workers, peakRssBytes }: CheckReport): string[] {
   const incomplete = cells.filter((cell) => !cell.complete).length;
   const bounds =
     incomplete === 0 ? "All was explored completely" : `${count(incomplete, "cell")} not explored completely`;
-  const lines = [`${bounds}; ${seconds.toFixed(1)} s on ${count(workers, "worker")}.`];
+  const megabytes = Math.round(peakRssBytes / 2 ** 20);
+  const lines = [`${bounds}; ${seconds.toFixed(1)} s on ${count(workers, "worker")}, ${megabytes} MB.`];
   if (stopped === "budget") lines.push("The budget is over: the result is incomplete.");
   if (stopped === "interrupted") lines.push("Interrupted: the result is incomplete.");
   const having = (verdict: string): number => cells.filter((cell) => cell.verdict === verdict).length;
