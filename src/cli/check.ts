@@ -1,6 +1,8 @@
 /** `racewalk check`: runs each variant of a study and compares with the expected verdicts. */
+import { writeFileSync } from "node:fs";
 import { type MemoryModel, type Strategy, UsageError } from "../engine/index.ts";
 import { type CheckReport, checkJson, checkText, isAllOk } from "../report/check-text.ts";
+import { checkHtml } from "../report/html.ts";
 import { progressLine } from "../report/progress-text.ts";
 import { type PlannedCell, planCells, type StopReason } from "../studies/cells.ts";
 import { Checkpoint, checkpointKey } from "../studies/checkpoint.ts";
@@ -24,6 +26,8 @@ export interface CheckCommandOptions {
   readonly workers?: number;
   readonly checkpoint?: string;
   readonly allSteps?: true;
+  /** A file to write the report to as well. */
+  readonly html?: string;
   readonly json?: true;
 }
 
@@ -40,6 +44,7 @@ export async function checkCommand(name: string, options: CheckCommandOptions, t
   const seconds = (performance.now() - start) / 1000;
   const peakRssBytes = process.resourceUsage().maxRSS * 1024;
   const report: CheckReport = { study: loaded.study, name, seconds, peakRssBytes, ...run };
+  if (options.html !== undefined) writeHtml(options.html, report);
   if (options.json) writeJson(checkJson(report), terminal);
   else terminal.result(checkText(report, terminal.paint));
   if (run.stopped !== null) {
@@ -48,6 +53,17 @@ export async function checkCommand(name: string, options: CheckCommandOptions, t
     terminal.say(`racewalk: ${name}: ${why}; the result is incomplete${next}`);
   }
   return isAllOk(report) ? 0 : 1;
+}
+
+/** @throws UsageError when the file cannot be written */
+function writeHtml(path: string, report: CheckReport): void {
+  const document = checkHtml(report, process.cwd());
+  try {
+    writeFileSync(path, document);
+  } catch (error) {
+    const { code = "" } = error as NodeJS.ErrnoException;
+    throw new UsageError(`${path}: the report cannot be written (${code}); name a file that can`);
+  }
 }
 
 function planHere({ source, study }: LoadedStudy, options: CheckCommandOptions): PlannedCell[] {

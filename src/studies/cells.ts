@@ -4,7 +4,17 @@
  * A user may ask for another memory model or strategy than a cell's own. What a study expects is a fact about a program under a model, however it
  * is explored; under a model that the study says nothing about, nothing is expected.
  */
-import { type MemoryModel, type Strategy, UsageError, type Verdict } from "../engine/index.ts";
+import {
+  type CheckOptions,
+  type Detection,
+  type Estimate,
+  type MemoryModel,
+  type Method,
+  methodOf,
+  type Strategy,
+  UsageError,
+  type Verdict,
+} from "../engine/index.ts";
 import type { Expected, Study, StudyCell } from "./study.ts";
 
 // --- what to run -----------------------------------------------------------------------------------------------------
@@ -15,6 +25,8 @@ export interface Selection {
   /** Runs every cell under this model instead of its own. */
   readonly model: MemoryModel | null;
   readonly strategy: Strategy | null;
+  /** How samples are made, and what is left out. Bounds on preemptions count for dpor, those on steps for all but graph. */
+  readonly bounds: Pick<CheckOptions, "seed" | "runs" | "depth" | "preemptions" | "taskSteps">;
 }
 
 export interface PlannedCell {
@@ -26,6 +38,7 @@ export interface PlannedCell {
   readonly property: string;
   readonly model: MemoryModel;
   readonly strategy: Strategy;
+  readonly method: Method;
   /** Null when the study does not say what comes of it under this model. */
   readonly expected: Expected | null;
   readonly because: string;
@@ -52,9 +65,28 @@ export function planCells(study: Study, selection: Selection): PlannedCell[] {
     const source = study.cells.find((other) => isAbout(other, cell) && other.model === model);
     const expected = source?.expected ?? null;
     const because = source?.because ?? "";
-    planned.set(key, { index, variant, scenario, property, model, strategy, expected, because });
+    const method = methodFor(model, strategy, selection.bounds);
+    planned.set(key, { index, variant, scenario, property, model, strategy, method, expected, because });
   }
   return [...planned.values()];
+}
+
+function methodFor(model: MemoryModel, strategy: Strategy, bounds: Selection["bounds"]): Method {
+  const { preemptions, taskSteps, ...rest } = bounds;
+  return methodOf({
+    ...{ model, strategy, ...rest },
+    ...(preemptions === undefined || strategy !== "dpor" ? {} : { preemptions }),
+    ...(taskSteps === undefined || strategy === "graph" ? {} : { taskSteps }),
+  });
+}
+
+/** Some properties are out of reach of some strategies; "holds" would be a lie there. */
+export function whyUndecidable({ property, strategy }: Pick<PlannedCell, "property" | "strategy">): string | null {
+  if (property === "progress" && strategy !== "graph")
+    return "progress is decided on a state graph: use --strategy graph";
+  if (property === "data-race" && strategy === "graph")
+    return "a state graph does not see data races: use --strategy dpor";
+  return null;
 }
 
 /** True when two cells ask the same of the same program. */
@@ -76,7 +108,7 @@ export interface CellFailure {
   readonly steps: number;
 }
 
-/** What a worker reports of a cell. */
+/** What came of exploring a cell. */
 export interface CellResult {
   readonly verdict: Verdict;
   readonly complete: boolean;
@@ -84,6 +116,13 @@ export interface CellResult {
   readonly blocked: number;
   readonly waiting: number;
   readonly states: number;
+  /** Executions in which a task was stopped for its steps; sub-trees that need more preemptions than allowed. */
+  readonly cutShort: number;
+  readonly leftOut: number;
+  /** For pct: what a clean sample means. */
+  readonly detection: Detection | null;
+  /** How many executions there are in all, where that was estimated. */
+  readonly estimate: Estimate | null;
   readonly failures: readonly CellFailure[];
   /** It was stopped from outside before it had done what it was asked for. */
   readonly stopped: boolean;
@@ -113,6 +152,15 @@ export interface CellReport {
   /** Executions that ended with tasks waiting for ever, where the program allows that. */
   readonly waiting: number;
   readonly states: number;
+  /** With a bound on steps: executions in which a task was stopped. */
+  readonly cutShort: number;
+  /** With a bound on preemptions: sub-trees that were left out. */
+  readonly leftOut: number;
+  /** For pct: the probability with which each execution shows a failure of that depth, if there is one. */
+  readonly detection: Detection | null;
+  /** When it is incomplete: how many executions there are in all, as far as could be estimated. */
+  readonly estimate: Estimate | null;
+  /** Seconds of all threads together. */
   readonly seconds: number;
   /** The property that failed; of a cell that did not fail, the one asked for. */
   readonly property: string;
@@ -148,6 +196,10 @@ export function judge(cell: PlannedCell, result: CellResult | null, reason: Stop
     blocked: result?.blocked ?? 0,
     waiting: result?.waiting ?? 0,
     states: result?.states ?? 0,
+    cutShort: result?.cutShort ?? 0,
+    leftOut: result?.leftOut ?? 0,
+    detection: result?.detection ?? null,
+    estimate: result === null || result.complete ? null : result.estimate,
     seconds: result?.seconds ?? 0,
     property: shown?.property ?? cell.property,
     failed: [...new Set((result?.failures ?? []).map((failure) => failure.property))],
@@ -171,8 +223,17 @@ function isOk(cell: PlannedCell, result: CellResult | null, verdict: Verdict, fa
   if (verdict === "fails") return cell.expected === "fails" && failedAsAsked;
   if (cell.expected === "fails") return false;
   if (verdict === "holds") return true;
-  // A sample that finds nothing, when it was made in full, is all that was asked for.
-  return cell.strategy === "random" && result !== null && !result.stopped && result.cannot === null;
+  // A sample that finds nothing, or a bounded search that leaves something out, is all that was asked for when it was made in full.
+  if (result === null || result.stopped || result.cannot !== null) return false;
+  return isSample(cell) || isCut(result);
+}
+
+function isSample({ strategy }: PlannedCell): boolean {
+  return strategy === "random" || strategy === "pct";
+}
+
+function isCut({ cutShort, leftOut }: CellResult): boolean {
+  return cutShort + leftOut > 0;
 }
 
 function whyUnknown(cell: PlannedCell, result: CellResult | null, reason: StopReason | null): string {
@@ -181,7 +242,32 @@ function whyUnknown(cell: PlannedCell, result: CellResult | null, reason: StopRe
     return reason === "budget" ? "the budget was over before it was done" : "interrupted before it was done";
   }
   if (result === null) return "ran out of memory";
-  if (cell.strategy === "random")
-    return `nothing failed in ${result.executions} random executions, which proves nothing`;
+  if (isSample(cell)) return sampleText(result);
+  if (isCut(result)) return boundText(cell.method, result);
   return `stopped at ${result.states} states, the most that are kept`;
+}
+
+/** What a sample that found nothing means. */
+function sampleText({ executions, cutShort, detection }: CellResult): string {
+  const runs = executions + cutShort;
+  if (detection === null) return `nothing failed in ${runs} random executions, which proves nothing`;
+  const { depth, lanes, steps, probability } = detection;
+  const missed = (1 - probability) ** runs;
+  const formula = `1/(${lanes}*${steps}^${depth - 1})`;
+  return (
+    `nothing failed in ${runs} executions by pct; a failure of depth ${depth} would show in each with a probability of at least ` +
+    `${probability.toPrecision(2)} (${formula}), and be missed by all with ${missed.toPrecision(2)} at most`
+  );
+}
+
+/** What a bounded exploration that found nothing did not cover. */
+function boundText({ preemptions, taskSteps }: Method, { cutShort, leftOut }: CellResult): string {
+  const parts: string[] = [];
+  if (leftOut > 0)
+    parts.push(`nothing failed within ${preemptions} preemptions; ${leftOut} sub-trees that need more were left out`);
+  if (cutShort > 0)
+    parts.push(
+      `nothing failed while no task made more than ${taskSteps} steps; ${cutShort} executions were cut short there`,
+    );
+  return parts.join("; ");
 }

@@ -100,7 +100,7 @@ const SHAPE = z.object({
       scenario: z.string().min(1),
       property: z.string(),
       model: z.enum(["sc", "tso"]),
-      strategy: z.enum(["dpor", "random", "graph"]),
+      strategy: z.enum(["dpor", "random", "pct", "graph"]),
       expected: z.enum(["holds", "fails"]),
       because: z.string(),
       program: isFunction,

@@ -1,35 +1,47 @@
 /**
  * Running a study's cells in worker threads.
  *
- * A cell is explored by one thread from its beginning to its end, so what comes of it does not depend on how many threads there are. The main
- * thread only hands out cells, and shares with the workers one block of memory: a flag that stops them, and their progress.
+ * The main thread only hands out jobs (src/engine/job.ts) and adds up what came of them. A job's outcome does not depend on who does it, so the
+ * result does not depend on how many threads there are, nor on whether a run was interrupted and resumed. The threads share one block
+ * of memory: a flag that stops them, and their progress.
  */
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
-import { EngineBug, UsageError } from "../engine/index.ts";
-import { type CellReport, type CellResult, judge, type PlannedCell, type StopReason } from "./cells.ts";
+import { assert, EngineBug, UsageError } from "../engine/index.ts";
+import { CellWork, type SavedWork } from "./cell-work.ts";
+import { type CellReport, judge, type PlannedCell, type StopReason } from "./cells.ts";
 import type { LoadedStudy, StudySource } from "./load.ts";
+import { type Answer, SharedProgress, type Task, type WorkerInput } from "./messages.ts";
 
 // --- running ---------------------------------------------------------------------------------------------------------
 
 export interface RunOptions {
   /** Worker threads; null for one on each CPU. */
   readonly workers: number | null;
-  /** For random: the seed, and how many executions; null for the engine's own. */
-  readonly seed: number | null;
-  readonly runs: number | null;
   /** Diagrams show every step. */
   readonly allSteps: boolean;
   /** Aborted with a {@link StopReason}: unfinished cells are then reported as unknown. */
   readonly signal: AbortSignal;
+  /** Where an earlier run of the same plan was; null to begin. */
+  readonly resume: readonly SavedWork[] | null;
 }
 
 /** What a run is doing, for a progress line. */
 export interface RunProgress {
   readonly cells: number;
   readonly cellsDone: number;
+  /** Executions and states of all cells, those of an earlier run included. */
   readonly executions: number;
   readonly states: number;
+  /** Of the cells in work: executions that are done, and those that there are in all; null when that is not known. */
+  readonly inWork: { readonly done: number; readonly expected: number } | null;
+}
+
+/** A run that goes on. */
+export interface Running {
+  progress(): RunProgress;
+  /** All that is needed to go on from here in another process. */
+  save(): SavedWork[];
 }
 
 export interface StudyRun {
@@ -39,54 +51,6 @@ export interface StudyRun {
   readonly stopped: StopReason | null;
 }
 
-/** What a worker thread is started with. */
-export interface WorkerInput {
-  readonly source: StudySource;
-  readonly seed: number | null;
-  readonly runs: number | null;
-  readonly allSteps: boolean;
-  /** See {@link SharedProgress}. */
-  readonly shared: SharedArrayBuffer;
-  readonly slot: number;
-}
-
-export type WorkerReply =
-  | { readonly kind: "result"; readonly result: CellResult }
-  | { readonly kind: "usage" | "bug"; readonly message: string; readonly stack: string };
-
-/** The memory that the threads share: a flag that asks all to stop, and for each worker what it has done of its cell. */
-export class SharedProgress {
-  readonly buffer: SharedArrayBuffer;
-  private readonly flag: Int32Array;
-  private readonly counts: Float64Array;
-
-  constructor(workers: number | SharedArrayBuffer) {
-    this.buffer = typeof workers === "number" ? new SharedArrayBuffer(8 + 16 * workers) : workers;
-    this.flag = new Int32Array(this.buffer, 0, 1);
-    this.counts = new Float64Array(this.buffer, 8);
-  }
-
-  stop(): void {
-    Atomics.store(this.flag, 0, 1);
-  }
-
-  get stopping(): boolean {
-    return Atomics.load(this.flag, 0) === 1;
-  }
-
-  set(slot: number, executions: number, states: number): void {
-    this.counts[2 * slot] = executions;
-    this.counts[2 * slot + 1] = states;
-  }
-
-  /** Executions and states of all cells in work. */
-  totals(): { executions: number; states: number } {
-    const totals = { executions: 0, states: 0 };
-    for (const [i, value] of this.counts.entries()) totals[i % 2 === 0 ? "executions" : "states"] += value;
-    return totals;
-  }
-}
-
 /** After a stop, workers are given this long to report what they have. */
 const GRACE_MS = 2_000;
 
@@ -94,152 +58,222 @@ const WORKER_URL = new URL(`./worker${import.meta.url.slice(import.meta.url.last
 
 /**
  * Runs the planned cells.
- * @param onProgress is given a function that tells how far the run is
+ * @param watch is given the run, to look at while it goes on
  * @throws UsageError when a cell cannot be explored, naming it; EngineBug when racewalk is broken
  */
 export async function runCells(
   { source }: LoadedStudy,
   plan: readonly PlannedCell[],
   options: RunOptions,
-  onProgress: (look: () => RunProgress) => void = () => undefined,
+  watch: (running: Running) => void = () => undefined,
 ): Promise<StudyRun> {
-  const workers = Math.max(1, Math.min(options.workers ?? availableParallelism(), plan.length));
+  const workers = Math.max(1, options.workers ?? availableParallelism());
   const pool = new Pool(source, plan, options, workers);
-  onProgress(() => pool.progress());
-  const results = await pool.run();
+  watch(pool);
+  const works = await pool.run();
   const stopped = options.signal.aborted ? (options.signal.reason as StopReason) : null;
-  const cells = plan.map((cell, i) => judge(cell, results[i] ?? null, stopped));
-  return { cells, workers, stopped: cells.some((_, i) => isUnfinished(results[i])) ? stopped : null };
+  const cells = works.map(({ cell, result }) => judge(cell, result, stopped));
+  const isUnfinished = works.some(({ result }) => result === null || result.stopped);
+  return { cells, workers, stopped: isUnfinished ? stopped : null };
 }
 
-function isUnfinished(result: CellResult | null | undefined): boolean {
-  return result === null || result === undefined || result.stopped;
+/** A worker thread, and what it is doing. */
+interface Slot {
+  worker: Worker | null;
+  /** Null when it is idle. */
+  busy: { readonly work: CellWork; readonly answer: (answer: Answer | null) => void } | null;
+  /** The cell that it worked on last: it has that at hand. */
+  last: CellWork | null;
 }
 
-class Pool {
+class Pool implements Running {
   private readonly source: StudySource;
-  private readonly plan: readonly PlannedCell[];
   private readonly options: RunOptions;
   private readonly shared: SharedProgress;
-  private readonly results: (CellResult | null)[];
-  private readonly slots: number;
-  private readonly workers = new Set<Worker>();
-  private next = 0;
-  private done = 0;
-  private executions = 0;
-  private states = 0;
+  private readonly works: readonly CellWork[];
+  private readonly slots: readonly Slot[];
+  private readonly ended = Promise.withResolvers<void>();
+  private over = false;
 
   constructor(source: StudySource, plan: readonly PlannedCell[], options: RunOptions, workers: number) {
     this.source = source;
-    this.plan = plan;
     this.options = options;
-    this.slots = workers;
     this.shared = new SharedProgress(workers);
-    this.results = plan.map(() => null);
+    this.works = plan.map((cell, i) => new CellWork(cell, options.resume?.[i] ?? null));
+    this.slots = Array.from({ length: workers }, () => ({ worker: null, busy: null, last: null }));
   }
 
   progress(): RunProgress {
     const { executions, states } = this.shared.totals();
+    const each = this.works.map((work) => ({ work, ...work.progress }));
+    const inWork = each.filter(({ work }) => !work.isDone && !work.isUntouched && work.cell.strategy !== "graph");
+    const expected = inWork.reduce((sum, one) => sum + (one.expected ?? Number.NaN), 0);
+    const done = inWork.reduce((sum, one) => sum + one.executions, executions);
     return {
-      cells: this.plan.length,
-      cellsDone: this.done,
-      executions: this.executions + executions,
-      states: this.states + states,
+      cells: each.length,
+      cellsDone: this.works.filter((work) => work.isDone).length,
+      executions: each.reduce((sum, one) => sum + one.executions, executions),
+      states: each.reduce((sum, one) => sum + one.states, states),
+      inWork: inWork.length > 0 && expected >= done ? { done, expected } : null,
     };
   }
 
-  /** The result of each planned cell; null for those that were not run to any end. */
-  async run(): Promise<readonly (CellResult | null)[]> {
+  save(): SavedWork[] {
+    return this.works.map((work) => work.save());
+  }
+
+  async run(): Promise<readonly CellWork[]> {
     const { signal } = this.options;
     let grace: NodeJS.Timeout | undefined;
     const stop = (): void => {
       this.shared.stop();
-      grace = setTimeout(() => void this.terminate(), GRACE_MS);
+      for (const work of this.works) work.halted = true;
+      grace = setTimeout(() => this.end(), GRACE_MS);
+      this.handOut();
     };
-    if (signal.aborted) return this.results;
+    if (signal.aborted) return this.works;
     signal.addEventListener("abort", stop, { once: true });
     try {
-      await Promise.all(Array.from({ length: this.slots }, (_, slot) => this.serve(slot)));
+      this.handOut();
+      await this.ended.promise;
     } finally {
+      this.over = true;
       signal.removeEventListener("abort", stop);
       clearTimeout(grace);
       this.shared.stop();
-      await this.terminate();
+      await Promise.all(this.slots.map((slot) => slot.worker?.terminate()));
     }
-    return this.results;
+    return this.works;
   }
 
-  /** One worker after the other in this slot, until no cell is left. */
-  private async serve(slot: number): Promise<void> {
-    while (this.next < this.plan.length && !this.shared.stopping) {
-      const worker = this.startWorker(slot);
-      try {
-        await this.feed(worker, slot);
-      } finally {
-        this.workers.delete(worker);
-        await worker.terminate();
-      }
-    }
+  private end(): void {
+    this.over = true;
+    this.ended.resolve();
   }
 
-  private startWorker(slot: number): Worker {
-    const { seed, runs, allSteps } = this.options;
-    const input: WorkerInput = { source: this.source, seed, runs, allSteps, shared: this.shared.buffer, slot };
+  private fail(error: Error): void {
+    this.over = true;
+    this.ended.reject(error);
+  }
+
+  // --- handing out ---------------------------------------------------------------------------------------------
+
+  /** Gives every idle worker something to do; ends the run when all is done. */
+  private handOut(): void {
+    if (this.over) return;
+    for (const [i, slot] of this.slots.entries()) {
+      if (slot.busy !== null) continue;
+      const next = this.nextFor(slot);
+      if (next === null) break;
+      this.send(slot, i, next);
+    }
+    if (this.slots.every(({ busy }) => busy === null)) this.end();
+  }
+
+  private nextFor(slot: Slot): Errand | null {
+    return this.reportToMake() ?? this.glanceToTake() ?? this.jobFor(slot);
+  }
+
+  /** The report of a cell that is explored, or as far as it was when the run was stopped. */
+  private reportToMake(): Errand | null {
+    const work = this.works.find((one) => !one.isDone && !one.reporting && one.isExplored && !one.isUntouched);
+    if (work === undefined) return null;
+    work.reporting = true;
+    const { cell, soFar: totals, isComplete, extras } = work;
+    return {
+      work,
+      task: { kind: "report", cell, totals, isComplete, extras },
+      answered: (answer) => {
+        if (answer?.kind === "report") work.result = answer.result;
+        else work.lost = true;
+      },
+    };
+  }
+
+  private glanceToTake(): Errand | null {
+    const work = this.works.find((one) => one.wantsGlance);
+    if (work === undefined) return null;
+    const { open, spawns, seed, seen } = work.glance();
+    const { cell, epoch } = work;
+    return {
+      work,
+      task: { kind: "glance", cell, epoch, spawns, open, seed },
+      answered: (answer) => seen(answer?.kind === "glance" ? answer.glance : null),
+    };
+  }
+
+  /** A job of the cell that the worker has at hand, or else of a cell that nobody works on, or else of any. */
+  private jobFor({ last }: Slot): Errand | null {
+    const work =
+      (last?.hasJob ? last : undefined) ??
+      this.works.find((one) => one.hasJob && one.isUntouched) ??
+      this.works.find((one) => one.hasJob);
+    if (work === undefined) return null;
+    const { job, spawns, epoch } = work.take();
+    return {
+      work,
+      task: { kind: "job", cell: work.cell, epoch, spawns, job },
+      answered: (answer) => {
+        if (answer?.kind === "job") work.finish(job, epoch, answer.result, answer.seconds);
+        else work.lost = true;
+      },
+    };
+  }
+
+  private send(slot: Slot, index: number, { work, task, answered }: Errand): void {
+    const worker = slot.worker ?? this.start(slot, index);
+    slot.last = work;
+    slot.busy = {
+      work,
+      answer: (answer) => {
+        slot.busy = null;
+        this.shared.set(index, 0, 0);
+        answered(answer);
+        this.handOut();
+      },
+    };
+    worker.postMessage(task);
+  }
+
+  // --- workers -------------------------------------------------------------------------------------------------
+
+  private start(slot: Slot, index: number): Worker {
+    const { allSteps } = this.options;
+    const input: WorkerInput = { source: this.source, allSteps, shared: this.shared.buffer, slot: index };
     // What a study prints is no part of a report.
     const worker = new Worker(WORKER_URL, { workerData: input, stdout: true });
     worker.stdout.pipe(process.stderr, { end: false });
-    this.workers.add(worker);
-    return worker;
-  }
-
-  /** Gives the worker cells until none is left or the worker has died. */
-  private feed(worker: Worker, slot: number): Promise<void> {
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    let at = -1;
-    const give = (): void => {
-      this.shared.set(slot, 0, 0);
-      if (this.next >= this.plan.length || this.shared.stopping) {
-        resolve();
+    slot.worker = worker;
+    worker.on("message", (answer: Answer) => {
+      if (answer.kind === "usage" || answer.kind === "bug") {
+        this.fail(errorOf(answer));
         return;
       }
-      at = this.next++;
-      worker.postMessage(this.plan[at]);
-    };
-    worker.on("message", (reply: WorkerReply) => {
-      if (reply.kind !== "result") {
-        reject(errorOf(reply));
-        return;
-      }
-      this.finish(at, reply.result);
-      give();
+      assert(slot.busy !== null, "a worker answers what nobody asked");
+      slot.busy.answer(answer);
     });
     worker.on("error", (error: NodeJS.ErrnoException) => {
-      this.shared.set(slot, 0, 0);
+      slot.worker = null;
       // The cell stays without a result, and the next one gets a fresh thread.
-      if (error.code === "ERR_WORKER_OUT_OF_MEMORY") resolve();
-      else reject(new EngineBug(`a worker failed: ${error.message}`, { cause: error }));
+      if (error.code === "ERR_WORKER_OUT_OF_MEMORY") slot.busy?.answer(null);
+      else this.fail(new EngineBug(`a worker failed: ${error.message}`, { cause: error }));
     });
     worker.on("exit", () => {
-      if (this.shared.stopping) resolve();
-      else reject(new UsageError(`${this.source.name}: its code ended the worker thread; remove process.exit()`));
+      if (this.over || slot.worker !== worker) return;
+      this.fail(new UsageError(`${this.source.name}: its code ended the worker thread; remove process.exit()`));
     });
-    give();
-    return promise;
-  }
-
-  private finish(at: number, result: CellResult): void {
-    this.results[at] = result;
-    this.done++;
-    this.executions += result.executions;
-    this.states += result.states;
-  }
-
-  private async terminate(): Promise<void> {
-    await Promise.all([...this.workers].map((worker) => worker.terminate()));
+    return worker;
   }
 }
 
-function errorOf(reply: Exclude<WorkerReply, { kind: "result" }>): Error {
+/** Something to send to a worker, and what to do with its answer; null when it ran out of memory. */
+interface Errand {
+  readonly work: CellWork;
+  readonly task: Task;
+  answered(answer: Answer | null): void;
+}
+
+function errorOf(reply: Extract<Answer, { kind: "usage" | "bug" }>): Error {
   const error = reply.kind === "usage" ? new UsageError(reply.message) : new EngineBug(reply.message);
   error.stack = reply.stack;
   return error;

@@ -1,13 +1,13 @@
 /**
- * A worker thread: imports the study once, and explores the cells that it is sent, one after the other.
+ * A worker thread: imports the study once, and does what it is sent, one thing after the other.
  */
 import { parentPort, workerData } from "node:worker_threads";
-import { assert, type CheckFailure, check, type Program, type Strategy, UsageError } from "../engine/index.ts";
+import { assert, type CheckFailure, glance, JobRunner, type Program, resultOf, UsageError } from "../engine/index.ts";
 import { headingOf } from "../kvm/kernel-map.ts";
 import type { CellFailure, CellResult, PlannedCell } from "./cells.ts";
 import { faultInStudy, importStudy } from "./load.ts";
+import { type Answer, SharedProgress, type Task, type WorkerInput } from "./messages.ts";
 import { formatReplay, fullDiagram } from "./reproduce.ts";
-import { SharedProgress, type WorkerInput, type WorkerReply } from "./run.ts";
 import type { Study } from "./study.ts";
 
 function main(): void {
@@ -15,77 +15,81 @@ function main(): void {
   const port = parentPort;
   const input = workerData as WorkerInput;
   const loaded = importStudy(input.source);
-  // A failed import is reported when the first cell asks for the study.
+  // A failed import is reported when the first task asks for the study.
   loaded.catch(() => undefined);
-  port.on("message", (cell: PlannedCell) => {
-    void answer(loaded, cell, input).then((reply) => port.postMessage(reply));
-  });
-}
-
-async function answer(loaded: Promise<Study>, cell: PlannedCell, input: WorkerInput): Promise<WorkerReply> {
-  try {
-    return { kind: "result", result: await runCell(await loaded, cell, input) };
-  } catch (error) {
-    const fault = faultInStudy(error, input.source, `${cell.variant} ${cell.scenario}`);
-    const kind = fault instanceof UsageError ? "usage" : "bug";
-    return { kind, message: fault.message, stack: fault.stack ?? "" };
-  }
-}
-
-async function runCell(study: Study, planned: PlannedCell, input: WorkerInput): Promise<CellResult> {
-  const { model, strategy, property } = planned;
-  const cannot = whyUndecidable(property, strategy);
-  const shared = new SharedProgress(input.shared);
-  const start = performance.now();
-  const took = (): number => Math.round(performance.now() - start) / 1000;
-  if (cannot !== null && property === "progress") return { ...NOTHING, cannot, seconds: took() };
-  const program = programOf(study, planned.index);
-  let stopped = false;
-  const result = await check(program, {
-    model,
-    strategy,
-    headingOf,
-    ...(input.seed === null ? {} : { seed: input.seed }),
-    ...(input.runs === null ? {} : { runs: input.runs }),
-    shouldStop: ({ executions, states }) => {
-      shared.set(input.slot, executions, states);
-      stopped ||= shared.stopping;
-      return stopped;
-    },
-  });
-  const { verdict, complete, executions, blocked, waiting, states } = result;
-  const failures = result.failures.map((failure) => shown(program, failure, input.allSteps));
-  return {
-    ...{ verdict, complete, executions, blocked, waiting, states, failures, cannot },
-    stopped: stopped && !complete,
-    seconds: took(),
+  let hand: Hand | null = null;
+  const answer = async (task: Task): Promise<Answer> => {
+    try {
+      hand ??= new Hand(await loaded, input);
+      return hand.do(task);
+    } catch (error) {
+      const { variant, scenario } = task.cell;
+      const fault = faultInStudy(error, input.source, `${variant} ${scenario}`);
+      const kind = fault instanceof UsageError ? "usage" : "bug";
+      return { kind, message: fault.message, stack: fault.stack ?? "" };
+    }
   };
+  port.on("message", (task: Task) => void answer(task).then((reply) => port.postMessage(reply)));
 }
 
-const NOTHING: Omit<CellResult, "cannot" | "seconds"> = {
-  verdict: "unknown",
-  complete: false,
-  executions: 0,
-  blocked: 0,
-  waiting: 0,
-  states: 0,
-  failures: [],
-  stopped: false,
-};
+/** Does tasks on the cells of a study; keeps what it made for the last cell, because the next task is likely about it too. */
+class Hand {
+  private readonly study: Study;
+  private readonly input: WorkerInput;
+  private readonly shared: SharedProgress;
+  private runner: JobRunner<unknown> | null = null;
+  private runnerKey = "";
 
-function programOf(study: Study, index: number): Program {
-  const cell = study.cells[index];
-  assert(cell !== undefined, `the study has no cell ${index}: it differs from one import to the next`);
-  return cell.program();
-}
+  constructor(study: Study, input: WorkerInput) {
+    this.study = study;
+    this.input = input;
+    this.shared = new SharedProgress(input.shared);
+  }
 
-/** Some properties are out of reach of some strategies; "holds" would be a lie there. */
-function whyUndecidable(property: string, strategy: Strategy): string | null {
-  if (property === "progress" && strategy !== "graph")
-    return "progress is decided on a state graph: use --strategy graph";
-  if (property === "data-race" && strategy === "graph")
-    return "a state graph does not see data races: use --strategy dpor";
-  return null;
+  do(task: Task): Answer {
+    const { shared, input } = this;
+    switch (task.kind) {
+      case "job": {
+        const start = performance.now();
+        const result = this.runnerFor(task).run(task.job, ({ executions, states }) => {
+          shared.set(input.slot, executions, states);
+          return shared.stopping;
+        });
+        return { kind: "job", result, seconds: (performance.now() - start) / 1000 };
+      }
+      case "glance":
+        return { kind: "glance", glance: glance(this.runnerFor(task), task.open, task.seed) };
+      case "report":
+        return { kind: "report", result: this.report(task) };
+    }
+  }
+
+  private runnerFor({ cell, epoch, spawns }: Exclude<Task, { kind: "report" }>): JobRunner<unknown> {
+    const key = JSON.stringify([cell.index, cell.method, epoch]);
+    if (this.runner === null || key !== this.runnerKey || !this.runner.expectSpawns(spawns)) {
+      this.runner = new JobRunner(this.programOf(cell), cell.method);
+      this.runnerKey = key;
+      assert(this.runner.expectSpawns(spawns), "a new world knows no spawned tasks");
+    }
+    return this.runner;
+  }
+
+  private report({ cell, totals, isComplete, extras }: Task & { kind: "report" }): CellResult {
+    const program = this.programOf(cell);
+    const result = resultOf(program, cell.method, totals, isComplete, headingOf);
+    const { verdict, complete, executions, blocked, waiting, states, leftOut, stopped: cutShort, detection } = result;
+    return {
+      ...{ verdict, complete, executions, blocked, waiting, states, leftOut, cutShort, detection },
+      ...extras,
+      failures: result.failures.map((failure) => shown(program, failure, this.input.allSteps)),
+    };
+  }
+
+  private programOf(cell: PlannedCell): Program {
+    const found = this.study.cells[cell.index];
+    assert(found !== undefined, `the study has no cell ${cell.index}: it differs from one import to the next`);
+    return found.program();
+  }
 }
 
 function shown(program: Program, failure: CheckFailure, allSteps: boolean): CellFailure {
