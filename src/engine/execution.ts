@@ -22,7 +22,7 @@ import { HappensBefore } from "./happens-before.ts";
 import { copyHash, type Hash, setHash } from "./hash.ts";
 import type { AccessSize, Heap } from "./heap.ts";
 import { isDraining, type Operation, OpKind } from "./operation.ts";
-import { type Race, RaceDetector } from "./race-detector.ts";
+import { type Race, RaceDetector, raceText } from "./race-detector.ts";
 import { type BufferedStore, contains, forward, StoreBuffer } from "./store-buffer.ts";
 import type { Task } from "./task.ts";
 import type { Death, Driver, World } from "./world.ts";
@@ -77,6 +77,8 @@ export class Execution implements Driver {
   /** For spawned tasks, the event that started them; -1 for the others. */
   private readonly spawnedAt: Int32Array;
   private starting = false;
+  /** There have been stores that are smaller than some load may be. */
+  private splitsStores = false;
   /** A lane that {@link offer} picked and {@link run} has yet to run; -2 for none. */
   private picked = -2;
 
@@ -197,14 +199,11 @@ export class Execution implements Driver {
           const value = forward(entry, op.addr, op.size);
           return isReady(op, value.lo, value.hi);
         }
-        const lo = this.heap.read(op.addr, op.size);
-        return isReady(op, lo, this.heap.high);
+        return this.canGoAhead(op);
       }
       case OpKind.Acquire:
-      case OpKind.AcquireShared: {
-        const lo = this.heap.read(op.addr, op.size);
-        return isReady(op, lo, this.heap.high);
-      }
+      case OpKind.AcquireShared:
+        return this.canGoAhead(op);
       case OpKind.Join:
         return (tasks[op.lo] as Task).finished;
       default:
@@ -215,6 +214,12 @@ export class Execution implements Driver {
   /** True for a task that wants to go on and may not, having made all the steps that it is allowed. */
   isStopped(task: Task): boolean {
     return task.started && !task.finished && task.completed >= this.taskStepsMax;
+  }
+
+  /** True when memory holds what the operation waits for. */
+  private canGoAhead(op: Operation<unknown>): boolean {
+    const lo = this.heap.read(op.addr, op.size);
+    return isReady(op, lo, this.heap.high);
   }
 
   /** True when some lane can move. */
@@ -272,6 +277,8 @@ export class Execution implements Driver {
       const drained = this.laneLast[tasksMax + lane] as number;
       if (drained >= 0) this.order.join(row, drained);
     }
+    if (this.splitsStores && (op.kind === OpKind.Load || op.kind === OpKind.Await))
+      this.order.joinPartialStore(row, op);
     if (op.kind === OpKind.Join) {
       const end = this.laneLast[op.lo] as number;
       if (end >= 0) this.order.join(row, end);
@@ -350,28 +357,29 @@ export class Execution implements Driver {
       const location = this.history.locationOf(life);
       events.life[i] = location;
       events.lifeAccess[i] = AccessClass.Read;
-      this.order.orderAfter(i, location, events.lifeAccess, AccessClass.Read, -1);
+      this.order.orderAfter(i, location, events.lifeAccess, AccessClass.Read, null);
       this.history.append(location, i);
     }
+    // An access to what has died changes nothing, but has the order of one that does.
     const death = world.deathOf(op.addr);
-    if (death !== null) return death;
+    if (death !== null && life === 0) return death;
     if (this.model === "tso") {
       if (op.kind === OpKind.Store) {
-        this.issue(i, op, lane);
-        return null;
+        if (death === null) this.issue(i, op, lane);
+        return death;
       }
       if (op.kind === OpKind.StoreNow) this.refuseMixedStores(op, lane);
-      if ((op.kind === OpKind.Load || op.kind === OpKind.Await) && this.forwardLoad(i, op, lane)) return null;
+      if ((op.kind === OpKind.Load || op.kind === OpKind.Await) && this.forwardLoad(i, op, lane)) return death;
     }
-    this.accessNow(i, op.kind, op.addr, op.size, op.lo, op.hi, op, lane);
-    return null;
+    this.accessNow(i, op.kind, op.addr, op.size, op.lo, op.hi, op, lane, death === null);
+    return death;
   }
 
   /** A task that stores to a place both at once and through its buffer has no order of its own there: a program's mistake. */
   private refuseMixedStores(op: Operation<unknown>, lane: number): void {
     const list = this.order.listOf(this.history.locationOf(op.addr));
     const waits = (this.buffers[lane] as StoreBuffer).newestOverlap(op.addr, op.size) !== null;
-    if (!waits && !list.some((event) => this.order.isOwnDrain(event, lane))) return;
+    if (!waits && !list.some((event) => this.order.isDrainOf(event, lane))) return;
     throw new UsageError(
       `${this.world.nameOf(op.addr)}: one task uses both store() and storeNow() on it; use one of them`,
     );
@@ -387,6 +395,7 @@ export class Execution implements Driver {
     hi: number,
     op: Operation<unknown> | null,
     lane: number,
+    isAlive: boolean,
   ): void {
     const { events, heap } = this;
     const oldLo = heap.read(addr, size);
@@ -397,15 +406,15 @@ export class Execution implements Driver {
     events.access[i] = access;
     events.oldLo[i] = oldLo;
     events.oldHi[i] = oldHi;
-    const ownLane = kind === OpKind.Load || kind === OpKind.Await ? lane : -1;
-    this.order.orderAfter(i, location, events.access, access, ownLane);
-    this.checkRace(i, addr, size, access, lane);
+    const load = kind === OpKind.Load || kind === OpKind.Await ? op : null;
+    this.order.orderAfter(i, location, events.access, access, load);
+    if (isAlive) this.checkRace(i, addr, size, access, lane);
     this.history.append(location, i);
     if (op !== null) {
       op.resultLo = oldLo;
       op.resultHi = oldHi;
     }
-    if (access === AccessClass.Read) return;
+    if (access === AccessClass.Read || !isAlive) return;
     writeResult(heap, kind, addr, size, lo, hi, op, oldLo, oldHi);
   }
 
@@ -436,11 +445,12 @@ export class Execution implements Driver {
     const location = this.history.locationOf(life);
     events.life[i] = location;
     events.lifeAccess[i] = AccessClass.Write;
-    this.order.orderAfter(i, location, events.lifeAccess, AccessClass.Write, -1);
+    this.order.orderAfter(i, location, events.lifeAccess, AccessClass.Write, null);
     this.history.append(location, i);
     const state = op.lo;
     const old = heap.read(life, 8);
     op.resultLo = old;
+    events.oldLo[i] = old;
     this.checkRace(i, life, 8, AccessClass.Write, task.lane);
     if (op.text !== "" && old === state) {
       this.fail("double-free", `${world.nameOf(op.addr)}: ${op.text} twice`, task.lane);
@@ -454,6 +464,7 @@ export class Execution implements Driver {
     const { addr, size, lo, hi } = op;
     const buffer = this.buffers[lane] as StoreBuffer;
     if (this.world.watchesBuffers) this.touchBuffer(i, lane, AccessClass.Write);
+    if (size < 8) this.splitsStores = true;
     buffer.issue({ addr, size, lo, hi, issued: i, forwarded: [] });
   }
 
@@ -467,7 +478,7 @@ export class Execution implements Driver {
     events.access[i] = access;
     events.oldLo[i] = (this.buffers[lane] as StoreBuffer).waiting.length;
     events.oldHi[i] = 0;
-    this.order.orderAfter(i, location, events.access, access, -1);
+    this.order.orderAfter(i, location, events.access, access, null);
     const drained = this.laneLast[this.world.tasksMax + lane] as number;
     if (access === AccessClass.Read && drained >= 0) this.order.join(i * this.lanes, drained);
     this.history.append(location, i);
@@ -500,7 +511,7 @@ export class Execution implements Driver {
     this.events.size[i] = entry.size;
     this.events.lo[i] = entry.lo;
     this.events.hi[i] = entry.hi;
-    this.accessNow(i, OpKind.Store, entry.addr, entry.size, entry.lo, entry.hi, null, lane);
+    this.accessNow(i, OpKind.Store, entry.addr, entry.size, entry.lo, entry.hi, null, lane, true);
     const location = this.events.location[i] as number;
     for (const loadEvent of entry.forwarded) {
       this.events.location[loadEvent] = location;
@@ -522,6 +533,13 @@ export class Execution implements Driver {
     if (this.world.isMortal(life)) this.races.plain.append(life >>> 2, lane, completed, false);
   }
 
+  waitingStores(task: Task): StoreBuffer | null {
+    const buffer = this.buffers[task.lane];
+    if (buffer === undefined || buffer.empty) return null;
+    buffer.now = this.events.length - 1;
+    return buffer;
+  }
+
   /** The clock of what the lane has done so far. */
   private currentRow(lane: number): number {
     const last = this.laneLast[lane] as number;
@@ -537,12 +555,8 @@ export class Execution implements Driver {
   }
 
   private readonly reportRace = (race: Race): void => {
-    const { tasks, tasksMax } = this.world;
-    const { addr, what, lane, event, theirs, peer } = race;
-    const mine = (tasks[lane] as Task).name;
-    const other = (tasks[peer.lane % tasksMax] as Task).name;
-    const message = `data race on ${this.world.nameOf(addr)}: ${what} by ${mine}, ${theirs} by ${other}`;
-    this.failures.push({ property: "data-race", message, lane, event, addr, peer });
+    const { lane, event, addr, peer } = race;
+    this.failures.push({ property: "data-race", message: raceText(this.world, race), lane, event, addr, peer });
   };
 
   // --- taking back ---------------------------------------------------------------------------------------------
@@ -579,18 +593,7 @@ export class Execution implements Driver {
     if (op.kind === OpKind.Spawn) {
       this.spawnedAt[op.lo] = -1;
       (world.tasks[op.lo] as Task).reset();
-    } else if (this.model === "tso" && op.kind <= OpKind.ReleaseShared) {
-      this.takeBackBuffering(i, op, lane);
     }
-  }
-
-  private takeBackBuffering(i: number, op: Operation<unknown>, lane: number): void {
-    const buffer = this.buffers[lane] as StoreBuffer;
-    if (op.kind === OpKind.Store) {
-      if (buffer.waiting.at(-1)?.issued === i) buffer.takeBackIssue();
-    } else if (op.kind === OpKind.Load || op.kind === OpKind.Await) {
-      const entry = buffer.newestOverlap(op.addr, op.size);
-      if (entry?.forwarded.at(-1) === i) entry.forwarded.pop();
-    }
+    this.buffers[lane]?.takeBack(i, op);
   }
 }

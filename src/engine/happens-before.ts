@@ -6,6 +6,9 @@
  */
 import { AccessHistory } from "./access-history.ts";
 import { AccessClass, type EventLog, grow } from "./event-log.ts";
+import type { Operation } from "./operation.ts";
+
+type Load = Operation<unknown>;
 
 /** Rows of the clock matrix beyond those of the events. */
 const SCRATCH_ROWS = 4;
@@ -71,10 +74,10 @@ export class HappensBefore {
 
   /**
    * Orders event `i` after the accesses that it conflicts with directly.
-   * @param loader the lane of a loading task, whose own drained stores do not order its loads; -1 otherwise
+   * @param load the access, when it is a load: it is not ordered after a drained store of its own task that it could find in the buffer
    */
-  orderAfter(i: number, location: number, classes: Uint8Array, access: number, loader: number): void {
-    this.joinPredecessors(i * this.lanes, location, this.listOf(location).length, classes, access, loader);
+  orderAfter(i: number, location: number, classes: Uint8Array, access: number, load: Load | null): void {
+    this.joinPredecessors(i * this.lanes, location, this.listOf(location).length, classes, access, load);
   }
 
   /**
@@ -87,7 +90,7 @@ export class HappensBefore {
     end: number,
     classes: Uint8Array,
     access: number,
-    loader: number,
+    load: Load | null,
   ): void {
     const list = this.listOf(location);
     let k = end - 1;
@@ -95,7 +98,7 @@ export class HappensBefore {
     while (k >= 0) {
       const group = classes[list[k] as number] as number;
       if (group === AccessClass.Write) {
-        if (!this.isOwnDrain(list[k] as number, loader)) this.join(row, list[k] as number);
+        if (!this.isOwnDrain(list[k] as number, load)) this.join(row, list[k] as number);
         return;
       }
       for (; k >= 0 && classes[list[k] as number] === group; k--) this.join(row, list[k] as number);
@@ -104,8 +107,27 @@ export class HappensBefore {
     }
   }
 
-  /** True when event `event` is the draining of a store that task `loader` had issued. */
-  isOwnDrain(event: number, loader: number): boolean {
-    return loader >= 0 && this.events.lane[event] === loader + this.tasksMax;
+  /** Joins to the row a store of the load's own task that gives the load only part of what it needs: the load waits until that has drained. */
+  joinPartialStore(row: number, load: Load): void {
+    const { addr, size } = this.events;
+    const list = this.listOf(this.history.locationOf(load.addr));
+    const own = list.findLast((event) => {
+      const start = addr[event] as number;
+      const isOverlap = start < load.addr + load.size && load.addr < start + (size[event] as number);
+      return isOverlap && this.isDrainOf(event, load.task.lane);
+    });
+    if (own !== undefined && !this.isOwnDrain(own, load)) this.join(row, own);
+  }
+
+  /** True when event `event` is the draining of a store that would have answered the load from its own buffer. */
+  isOwnDrain(event: number, load: Load | null): boolean {
+    if (load === null || !this.isDrainOf(event, load.task.lane)) return false;
+    const addr = this.events.addr[event] as number;
+    return addr <= load.addr && load.addr + load.size <= addr + (this.events.size[event] as number);
+  }
+
+  /** True when event `event` is the draining of a store that the task had issued. */
+  isDrainOf(event: number, task: number): boolean {
+    return this.events.lane[event] === task + this.tasksMax;
   }
 }

@@ -80,6 +80,7 @@ export {
   ENGINE_COSTS,
   type LockMetrics,
   type Metrics,
+  percentileOf,
   type SimulationOptions,
   Simulator,
   type Stretch,

@@ -7,6 +7,8 @@ import { AccessClass, type EventLog } from "./event-log.ts";
 import type { HappensBefore } from "./happens-before.ts";
 import type { AccessSize } from "./heap.ts";
 import { PlainHistory } from "./plain-history.ts";
+import type { Task } from "./task.ts";
+import type { World } from "./world.ts";
 
 /** Two accesses that race. */
 export interface Race {
@@ -18,6 +20,12 @@ export interface Race {
   /** The earlier one. */
   readonly theirs: string;
   readonly peer: { readonly lane: number; readonly nth: number };
+}
+
+/** A race in one line, with its place and its tasks by name. */
+export function raceText(world: World, { addr, what, lane, theirs, peer }: Race): string {
+  const nameOf = (of: number): string => (world.tasks[of % world.tasksMax] as Task).name;
+  return `data race on ${world.nameOf(addr)}: ${what} by ${nameOf(lane)}, ${theirs} by ${nameOf(peer.lane)}`;
 }
 
 export class RaceDetector {
@@ -65,7 +73,9 @@ export class RaceDetector {
     for (let k = list.length - 1; k >= 0; k--) {
       const other = list[k] as number;
       const wrote = events.access[other] !== AccessClass.Read;
-      const ordered = order.inRow(other, row) || order.isOwnDrain(other, lane);
+      const ordered = order.inRow(other, row);
+      // The task sees its own store before it drains, whoever stores in between.
+      if (!ordered && order.isDrainOf(other, lane)) continue;
       if (!ordered && (wrote || isWrite) && overlaps(events, other, addr)) {
         const peer = { lane: events.lane[other] as number, nth: events.nth[other] as number };
         return { theirs: wrote ? "marked write" : "marked read", peer };

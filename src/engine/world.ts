@@ -17,6 +17,14 @@ export interface Driver {
   offer(task: Task): boolean;
   /** A plain (unmarked) access of the running task, already checked to be inside the heap. */
   plainAccess(task: Task, addr: number, size: AccessSize, isWrite: boolean): void;
+  /** The stores of the task that memory has yet to see; null when there are none. */
+  waitingStores?(task: Task): WaitingStores | null;
+}
+
+/** Stores of a task that have yet to reach memory, with which its plain accesses must agree. */
+export interface WaitingStores {
+  overlay(heap: Heap, addr: number, size: AccessSize): number;
+  amend(store: { addr: number; size: AccessSize; lo: number; hi: number }): void;
 }
 
 /** An event that modelled code reports (a kernel tracepoint), undone with the execution that it belongs to. */
@@ -248,7 +256,8 @@ export class World {
     if (task.ghost) return task.replay();
     this.checkAlive(addr, "plain read");
     this.driver.plainAccess(task, addr, size, false);
-    const lo = this.heap.read(addr, size);
+    const waiting = this.driver.waitingStores?.(task) ?? null;
+    const lo = waiting === null ? this.heap.read(addr, size) : waiting.overlay(this.heap, addr, size);
     const { high } = this.heap;
     task.record(lo, high);
     this.onPlain?.(task, addr, false, lo, high);
@@ -263,6 +272,7 @@ export class World {
     if (task !== null) {
       this.checkAlive(addr, "plain write");
       this.driver.plainAccess(task, addr, size, true);
+      this.driver.waitingStores?.(task)?.amend({ addr, size, lo, hi });
     }
     this.heap.write(addr, size, lo, hi);
     if (task !== null) this.onPlain?.(task, addr, true, lo, hi);

@@ -9,7 +9,7 @@ import { compareExplorers } from "./comparison.ts";
 import { FLAVOURS, sizeFor } from "./flavours.ts";
 import { parseTiny, showTiny } from "./tiny.ts";
 
-const PROGRAMS = 100;
+const PROGRAMS = 80;
 const INTERLEAVINGS_MAX = 2_000;
 const MODELS: readonly MemoryModel[] = ["sc", "tso"];
 
@@ -20,7 +20,7 @@ describe.each(MODELS)("under %s", (model) => {
     expect(campaign(sizeFor(flavour, model), options, totals)).toBeNull();
     // An empty campaign would agree too.
     expect(totals.programs).toBe(PROGRAMS);
-    expect(totals.graphs).toBeGreaterThan(2 * PROGRAMS);
+    expect(totals.graphs).toBeGreaterThan(PROGRAMS);
   });
 });
 
@@ -33,6 +33,17 @@ const FORMER: readonly (readonly [string, string])[] = [
     "a forwarded load behind a store that cannot drain before the load's task goes on",
     "x=2; spawn c0; r0=x; x=0; spawn c0 || c0: r0=cas(x,2,0)",
   ],
+  ["a load and another field of its granule that its own task has stored", "v=0; r0=u || u=1"],
+  ["an access that was delayed and depends on the life of its object too", "o=0; x=0; r0=x || o=0 || revive o"],
+  [
+    "stores to an object that drain after it was freed",
+    "lock l; retire p; unlock l; o=0; r0=xadd(x,0); r0=x || p=0 || r0=p",
+  ],
+  ["an object freed while a store to it waits", "o=0; r0=xadd(o,0); r0=x; r0=x || retire o; r0=xadd(o,0)"],
+  ["an access that only fails where it is met first", "retire o; r0=o; x=0 || r0=await o!=1 || o=0"],
+  ["plain accesses of what the same task has just stored with a mark", "x=1; r0=*x; *x=2; mf; r1=x || y=1"],
+  ["an object freed while somebody waits for a store to it", "r0=await o==0; lock l; revive o; r0=o || o=1; retire o"],
+  ["a race with a store that another store of one's own hides", "y=1; y=1; r0=*y; r0=x; r0=x || r0=cas(y,r0,r0)"],
   ["a program in which nothing happens", "r0=await x==1; spawn c0 || || c0: x=1"],
 ];
 

@@ -10,6 +10,7 @@ const PLAIN: Flavour = {
   spawns: false,
   lifetimes: false,
   waits: false,
+  plain: false,
   halves: false,
 };
 
@@ -21,7 +22,9 @@ export const FLAVOURS: Readonly<Record<string, Flavour>> = {
   rwlocks: { ...PLAIN, steps: 11, sharedLocks: true },
   halves: { ...PLAIN, halves: true },
   spawns: { ...PLAIN, tasksMax: 2, spawns: true },
-  lifetimes: { ...PLAIN, lifetimes: true, locks: true },
+  lifetimes: { ...PLAIN, steps: 9, lifetimes: true },
+  freeing: { ...PLAIN, lifetimes: true, locks: true },
+  plain: { ...PLAIN, tasksMax: 3, plain: true, locks: true },
   everything: { ...PLAIN, tasksMax: 3, waits: true, locks: true, sharedLocks: true, spawns: true },
 };
 

@@ -13,12 +13,14 @@ export interface Flavour {
   readonly lifetimes: boolean;
   /** Awaits, store-now, fences of another task, and choose. */
   readonly waits: boolean;
+  /** Plain accesses, in locks and out of them. */
+  readonly plain: boolean;
   /** Two locations in one granule. */
   readonly halves: boolean;
 }
 
 const cellArb = (flavour: Flavour): fc.Arbitrary<string> =>
-  fc.constantFrom("x", "x", "x", "x", "y", "y", ...(flavour.halves ? ["u", "v"] : ["z"]));
+  fc.constantFrom("x", "x", "x", "x", "y", "y", ...(flavour.halves ? ["u", "u", "v", "v", "h"] : ["z"]));
 const regArb = fc.constantFrom("r0", "r1");
 const valueArb: fc.Arbitrary<Operand> = fc.oneof(
   { weight: 4, arbitrary: fc.integer({ min: 0, max: 3 }) },
@@ -70,6 +72,22 @@ function waitArb(flavour: Flavour): fc.Arbitrary<Piece> {
   );
 }
 
+function plainArb(): fc.Arbitrary<Piece> {
+  const cell = fc.constantFrom("x", "y");
+  const peek = fc.record({ kind: fc.constant("peek" as const), reg: regArb, cell });
+  const poke = fc.record({ kind: fc.constant("poke" as const), cell, value: valueArb });
+  return fc.oneof(
+    one(peek),
+    one(poke),
+    // What a task stores with a mark and then looks at without.
+    fc.tuple(poke, peek).map(([{ value }, look]): Piece => [{ kind: "store", cell: look.cell, value }, look]),
+    fc.tuple(poke, valueArb).map(([write, value]): Piece => [{ kind: "store", cell: write.cell, value }, write]),
+    ...[peek, poke].map((inside) =>
+      inside.map((access): Piece => [verb("lock", "l"), access as Statement, verb("unlock", "l")]),
+    ),
+  );
+}
+
 const verb = (kind: LockVerb, cell: string): Statement => ({ kind, cell });
 
 function lockArb(flavour: Flavour, inner: fc.Arbitrary<Piece>): fc.Arbitrary<Piece> {
@@ -95,11 +113,23 @@ function lockArb(flavour: Flavour, inner: fc.Arbitrary<Piece>): fc.Arbitrary<Pie
 }
 
 function lifetimeArb(): fc.Arbitrary<Piece> {
-  const cell = fc.constantFrom("o", "o", "p");
+  const cell = fc.constantFrom("o", "o", "o", "p");
+  const value = fc.integer({ min: 0, max: 2 });
   return fc.oneof(
-    one(fc.record({ kind: fc.constant("load" as const), reg: regArb, cell })),
-    one(fc.record({ kind: fc.constant("store" as const), cell, value: valueArb })),
-    one(fc.record({ kind: fc.constantFrom("retire" as const, "revive" as const), cell })),
+    { weight: 3, arbitrary: one(fc.record({ kind: fc.constant("load" as const), reg: regArb, cell })) },
+    { weight: 3, arbitrary: one(fc.record({ kind: fc.constant("store" as const), cell, value: valueArb })) },
+    one(fc.record({ kind: fc.constant("xadd" as const), reg: regArb, cell, value })),
+    one(fc.record({ kind: fc.constant("cas" as const), reg: regArb, cell, expected: value, value })),
+    one(
+      fc.record({
+        kind: fc.constant("await" as const),
+        reg: regArb,
+        cell,
+        test: fc.constantFrom<Test>("==", "!="),
+        value,
+      }),
+    ),
+    { weight: 4, arbitrary: one(fc.record({ kind: fc.constantFrom("retire" as const, "revive" as const), cell })) },
     // Freed under a lock, looked at under the same lock: the ordered uses.
     cell.map((name) => [verb("lock", "l"), { kind: "retire" as const, cell: name }, verb("unlock", "l")]),
     cell.map((name) => [
@@ -115,6 +145,7 @@ function pieceArb(flavour: Flavour, depth: number, maySpawn: boolean): fc.Arbitr
   const options: { weight: number; arbitrary: fc.Arbitrary<Piece> }[] = [{ weight: 8, arbitrary: accessArb(flavour) }];
   if (flavour.waits) options.push({ weight: 3, arbitrary: waitArb(flavour) });
   if (flavour.lifetimes) options.push({ weight: 4, arbitrary: lifetimeArb() });
+  if (flavour.plain) options.push({ weight: 6, arbitrary: plainArb() });
   if (depth > 0) {
     const inner = pieceArb(flavour, depth - 1, maySpawn && depth > 1);
     if (flavour.locks || flavour.sharedLocks) options.push({ weight: 4, arbitrary: lockArb(flavour, inner) });
@@ -193,7 +224,7 @@ function oneKindOfStore(body: Piece): Piece {
 }
 
 function granuleOf(cell: string): string {
-  return cell === "v" ? "u" : cell;
+  return cell === "v" || cell === "h" ? "u" : cell;
 }
 
 function spawns(body: Piece): boolean {

@@ -7,7 +7,7 @@
  * than brute force can manage are still counted.
  *
  * Covers loads, stores, locked instructions, fences (of the own buffer or another's), waiting loads, choices, locks and branches; not spawned
- * tasks, ends of life, or two locations in one granule.
+ * tasks, ends of life, plain accesses, or two locations in one granule.
  */
 import { type Operand, passes, type Statement, statementsOf, type Tiny } from "./tiny.ts";
 
@@ -20,7 +20,10 @@ export interface Counted {
 }
 
 /** What the machine does not know. */
-type Unknown = Extract<Statement, { kind: "spawn" | "join" }> | Extract<Statement, { kind: "retire" | "revive" }>;
+type Unknown = Extract<
+  Statement,
+  { kind: "spawn" | "join" } | { kind: "retire" | "revive" } | { kind: "peek" } | { kind: "poke" }
+>;
 type Known = Exclude<Statement, Unknown | { kind: "if" }>;
 
 /** An instruction; a branch goes on at `otherwise` when the register has another value. */
@@ -103,12 +106,12 @@ function compile(body: readonly Statement[]): Code[] {
 }
 
 function isUnknown(s: Statement): s is Unknown {
-  return s.kind === "spawn" || s.kind === "join" || s.kind === "retire" || s.kind === "revive";
+  return ["spawn", "join", "retire", "revive", "peek", "poke"].includes(s.kind);
 }
 
-/** True when {@link countGraphs} can judge the program: no spawned tasks, no ends of life, no halves of a granule. */
+/** True when {@link countGraphs} can judge the program: no spawned tasks, ends of life, plain accesses, or halves of a granule. */
 export function isKnownToMachine(tiny: Tiny): boolean {
-  return [...statementsOf(tiny)].every((s) => !isUnknown(s) && !("cell" in s && (s.cell === "u" || s.cell === "v")));
+  return [...statementsOf(tiny)].every((s) => !isUnknown(s) && !("cell" in s && ["u", "v", "h"].includes(s.cell)));
 }
 
 function graphText(state: State): string {

@@ -3,7 +3,7 @@ import {
   acquire,
   acquireShared,
   awaitUntil,
-  type Cell,
+  Cell,
   cell,
   choose,
   compareExchange,
@@ -50,7 +50,11 @@ export function tinyProgram(tiny: Tiny): Program<TinyState> {
     mayBlock: true,
     setup: (world) => {
       const halves = HALVES.allocate(world, "halves");
-      const cells: Record<string, Cell> = { u: halves.u, v: halves.v };
+      const cells: Record<string, Cell> = {
+        u: halves.u,
+        v: halves.v,
+        h: new Cell<number>(world, halves.addr, 8, false),
+      };
       for (const name of ["w", "x", "y", "z", "k", "l", "m", "o", "p"]) cells[name] = cell(world, name);
       // Ends of life are only looked at where the program has any.
       if (statements.some((s) => s.kind === "retire" || s.kind === "revive")) {
@@ -108,6 +112,12 @@ function* step(frame: Frame, s: Exclude<Statement, { kind: "if" }>): Steps<void>
       return;
     case "store":
       yield* store(at(s.cell), value(s.value));
+      return;
+    case "peek":
+      registers[s.reg] = at(s.cell).value;
+      return;
+    case "poke":
+      at(s.cell).value = value(s.value);
       return;
     case "storeNow":
       yield* storeNow(at(s.cell), value(s.value));

@@ -7,9 +7,11 @@
  *
  *     w x y z      ordinary locations; x:=1 stores at once, past the store buffer
  *     u v          the two halves of one 8-byte granule
+ *     h            that granule as a whole
  *     k l          locks: lock l, unlock l
  *     m            a read/write lock: rdlock m, rdunlock m, wrlock m, wrunlock m
  *     o p          objects that can be retired and revived
+ *     *x           x without a mark: a plain access, which is no step of its own
  *     r0 .. r3     registers, private to a task, zero at first; they are what a task returns
  */
 
@@ -32,6 +34,8 @@ export type Statement =
       readonly expected: Operand;
       readonly value: Operand;
     }
+  | { readonly kind: "peek"; readonly reg: string; readonly cell: string }
+  | { readonly kind: "poke"; readonly cell: string; readonly value: Operand }
   | { readonly kind: "fence"; readonly of: number | null }
   | {
       readonly kind: "await";
@@ -88,6 +92,10 @@ function showStatement(s: Statement): string {
       return `${s.cell}=${s.value}`;
     case "storeNow":
       return `${s.cell}:=${s.value}`;
+    case "peek":
+      return `${s.reg}=*${s.cell}`;
+    case "poke":
+      return `*${s.cell}=${s.value}`;
     case "cas":
       return `${s.reg}=cas(${s.cell},${s.expected},${s.value})`;
     case "fence":
@@ -129,7 +137,7 @@ export function parseTiny(text: string): Tiny {
   return { tasks, children };
 }
 
-const CELL = "[u-zklmop]";
+const CELL = "[u-zhklmop]";
 const REG = "r[0-3]";
 const OPERAND = `(?:${REG}|\\d+)`;
 
@@ -229,6 +237,11 @@ const FORMS: readonly (readonly [RegExp, (parts: Parts) => Statement])[] = [
       cell: cell as string,
       value: operand(value),
     }),
+  ],
+  [new RegExp(`(${REG})=\\*(${CELL})`), ([reg, cell]) => ({ kind: "peek", reg: reg as string, cell: cell as string })],
+  [
+    new RegExp(`\\*(${CELL})=(${OPERAND})`),
+    ([cell, value]) => ({ kind: "poke", cell: cell as string, value: operand(value) }),
   ],
   [new RegExp(`(${REG})=(${CELL})`), ([reg, cell]) => ({ kind: "load", reg: reg as string, cell: cell as string })],
   [

@@ -87,20 +87,15 @@ function comesBefore(events: EventLog, tasksMax: number, a: number, b: number): 
   if (events.location[a] === 0 || events.location[a] !== events.location[b]) return false;
   if (events.access[a] === AccessClass.None || events.access[b] === AccessClass.None) return false;
   if (!conflicts(events.access[a] as number, events.access[b] as number)) return false;
-  const drainA = ownStore(events, tasksMax, a, b);
-  const drainB = ownStore(events, tasksMax, b, a);
   // A load that reads its own CPU's store: the store's drain is not ordered with it, and it stands right after that drain.
-  if (drainA !== null) return false;
-  if (drainB !== null) return false;
+  if (isOwnStore(events, tasksMax, a, b) || isOwnStore(events, tasksMax, b, a)) return false;
   return placeOf(events, tasksMax, a) < placeOf(events, tasksMax, b);
 }
 
-/** When `load` reads a store of its own buffer and `store` is the drain of one: the drain. */
-function ownStore(events: EventLog, tasksMax: number, store: number, load: number): number | null {
-  const isDrain = (events.lane[store] as number) >= tasksMax;
-  return isDrain && (events.lane[store] as number) - tasksMax === events.lane[load] && isLoad(events, load)
-    ? store
-    : null;
+/** True when the own buffer of `load` would have answered it from `store`, if that had not drained. */
+function isOwnStore(events: EventLog, tasksMax: number, store: number, load: number): boolean {
+  const isOwn = (events.lane[store] as number) - tasksMax === events.lane[load];
+  return isOwn && isLoad(events, load) && contains(events, store, load);
 }
 
 function isLoad(events: EventLog, i: number): boolean {
@@ -114,17 +109,19 @@ function placeOf(events: EventLog, tasksMax: number, i: number): number {
   // The own stores to the location issued before the load, in order, drain in that order.
   let issued = 0;
   for (let k = 0; k < i; k++) {
-    if (events.lane[k] === lane && events.kind[k] === OpKind.Store && sameGranule(events, k, i)) issued++;
+    if (events.lane[k] === lane && events.kind[k] === OpKind.Store && contains(events, k, i)) issued++;
   }
   if (issued === 0) return i;
   for (let k = 0; k < events.length; k++) {
-    if (events.lane[k] !== lane + tasksMax || !sameGranule(events, k, i)) continue;
+    if (events.lane[k] !== lane + tasksMax || !contains(events, k, i)) continue;
     issued--;
     if (issued === 0) return k < i ? i : k + 0.5;
   }
   return i;
 }
 
-function sameGranule(events: EventLog, a: number, b: number): boolean {
-  return (events.addr[a] as number) >>> 3 === (events.addr[b] as number) >>> 3;
+function contains(events: EventLog, store: number, load: number): boolean {
+  const addr = events.addr[store] as number;
+  const from = events.addr[load] as number;
+  return addr <= from && from + (events.size[load] as number) <= addr + (events.size[store] as number);
 }

@@ -19,32 +19,27 @@
  * events with any conflict relation, blocking operations and store buffers included.
  *
  * Operations that wait (locks, awaits) disable their task. One that is still waiting when an execution ends is looked at as
- * if it were appended there. Shared acquisitions commute although they disable an exclusive one, which is the only case where a
- * path may have to be given up (counted as blocked).
+ * if it were appended there. Two things can disable an operation without depending on each other: shared acquisitions of a lock, and under TSO
+ * a store on its way to an object and the end of that object's life. Only there may a path have to be given up (counted as blocked).
  */
-import { assert } from "../assert.ts";
-import { accessClass, isReady } from "../effect.ts";
-import { AccessClass, conflicts, type EventLog, grow } from "../event-log.ts";
+import { grow } from "../event-log.ts";
 import type { Execution, Scheduler } from "../execution.ts";
-import { OpKind, type Update } from "../operation.ts";
+import { type Operation, OpKind } from "../operation.ts";
 import type { Task } from "../task.ts";
-import { TWO32 } from "../u64.ts";
 import { needsMorePreemptions } from "./preemptions.ts";
+import { RaceFinder, type Sequence } from "./races.ts";
 import {
   type Alternative,
   type Branch,
-  type EventId,
   type Frame,
   findPending,
-  type GroupMember,
+  type Head,
   isLowest,
-  isTakenHere,
   nextBranch,
   type Pending,
   type Reversal,
   withoutPending,
 } from "./reversals.ts";
-import { valueBefore } from "./rewind.ts";
 
 export interface DporHooks {
   /** A complete execution; return false to stop exploring. */
@@ -57,8 +52,9 @@ export interface DporHooks {
 
 const NO_LANE = -1;
 
-export class DporExplorer implements Scheduler {
+export class DporExplorer implements Scheduler, Sequence {
   private readonly execution: Execution;
+  private readonly races: RaceFinder;
   private readonly tasksMax: number;
   private frames: Frame[] = [];
 
@@ -69,11 +65,11 @@ export class DporExplorer implements Scheduler {
   /** Outcomes of the Choose events of the current sequence, by event index. */
   private choices = new Int32Array(256);
   /** By event index: what was pending before the event. */
-  private readonly pendingAt: (Pending | null)[] = [];
+  readonly pendingAt: (Pending | null)[] = [];
   private pending: Pending | null = null;
   /** The events that stand where they are because of a reversal or a choice, ascending. */
-  private heads: EventId[] = [];
-  private branches: Branch[] = [];
+  heads: Head[] = [];
+  branches: Branch[] = [];
   /** A lane was left out because another path covers what it would do. */
   private asleep = false;
   /** The prefix needs more preemptions than allowed. */
@@ -85,6 +81,7 @@ export class DporExplorer implements Scheduler {
   constructor(execution: Execution) {
     this.execution = execution;
     this.tasksMax = execution.world.tasksMax;
+    this.races = new RaceFinder(execution, this);
     execution.scheduler = this;
   }
 
@@ -184,7 +181,7 @@ export class DporExplorer implements Scheduler {
   }
 
   private takeReversal(frame: Frame, reversal: Reversal): void {
-    const { before, at, lane, row } = reversal;
+    const { before, at, lane, row, reach } = reversal;
     const delayed = frame.lanes[before] as number;
     const was = frame.pendingAt[before] ?? null;
     let pending = withoutPending(was, delayed);
@@ -200,7 +197,7 @@ export class DporExplorer implements Scheduler {
     }
     this.force(lane, 0);
     pending = withoutPending(pending, lane);
-    const head: EventId = { at: this.forcedLength - 1, lane, nth: (row[lane] as number) + 1 };
+    const head: Head = { at: this.forcedLength - 1, lane, nth: (row[lane] as number) + 1, reach };
     this.goTo(frame, before);
     this.heads = frame.heads.filter((other) => other.at < before);
     this.heads.push(head);
@@ -215,7 +212,8 @@ export class DporExplorer implements Scheduler {
     this.force(lane, choice);
     this.goTo(frame, before);
     this.heads = frame.heads.filter((head) => head.at < before);
-    this.heads.push({ at: before, lane, nth: frame.lanes.subarray(0, before + 1).filter((l) => l === lane).length });
+    const nth = frame.lanes.subarray(0, before + 1).filter((l) => l === lane).length;
+    this.heads.push({ at: before, lane, nth, reach: null });
     this.pending = withoutPending(frame.pendingAt[before] ?? null, lane);
   }
 
@@ -324,11 +322,20 @@ export class DporExplorer implements Scheduler {
     const { tasks } = this.execution.world;
     const mine = (tasks[lane] as Task).op;
     const theirs = (tasks[delayed.lane] as Task).op;
-    if (mine.kind !== OpKind.AcquireShared || theirs.kind > OpKind.ReleaseShared) return false;
-    if (mine.addr >>> 3 !== theirs.addr >>> 3) return false;
+    if (theirs.kind > OpKind.ReleaseShared || !this.disables(mine, theirs)) return false;
     const row = this.execution.order.scratchRow(0);
     this.execution.baseRow(lane, row);
-    return !isLowest(delayed, lane, this.execution.order.clocks, row, -1);
+    return !isLowest(delayed, lane, this.execution.order.clocks, row, null);
+  }
+
+  /**
+   * True for an event that conflicts with a waiting one without conflicting with all others that do: a shared acquisition; the end of the
+   * life of the object waited for, which a store that is on its way to it does not depend on.
+   */
+  private disables(mine: Operation<unknown>, waiting: Operation<unknown>): boolean {
+    if (mine.kind === OpKind.AcquireShared) return mine.addr >>> 3 === waiting.addr >>> 3;
+    const { world } = this.execution;
+    return mine.kind === OpKind.Lifetime && world.lifeOf(mine.addr) === world.lifeOf(waiting.addr);
   }
 
   // --- races ---------------------------------------------------------------------------------------------------
@@ -340,7 +347,7 @@ export class DporExplorer implements Scheduler {
     if (at < this.forcedLength) return;
     this.pendingAt[at] = this.pending;
     if (this.pending !== null) this.pending = withoutPending(this.pending, lane);
-    this.examine(lane, row, at);
+    this.races.find(lane, row, at);
   }
 
   /** The operations that still wait at the end of an execution might have gone ahead earlier. */
@@ -353,181 +360,7 @@ export class DporExplorer implements Scheduler {
       if (task.finished || !task.started || execution.isStopped(task)) continue;
       const row = execution.order.scratchRow(0);
       execution.baseRow(t, row);
-      this.examine(t, row, at);
+      this.races.find(t, row, at);
     }
   }
-
-  /** Finds the earlier events that the next event of `lane` (the `at`-th of the sequence) could have come before. */
-  private examine(lane: number, row: number, at: number): void {
-    const { execution } = this;
-    const { world } = execution;
-    const { history } = execution.order;
-    if (lane >= this.tasksMax) {
-      const { addr } = (execution.buffers[lane - this.tasksMax] as (typeof execution.buffers)[number]).oldest;
-      this.examineList({ lane, row, at, location: history.locationOf(addr), access: AccessClass.Write, isLife: false });
-      return;
-    }
-    const { op } = world.tasks[lane] as Task;
-    if (execution.watchesBufferOf(lane, op)) {
-      const location = execution.bufferLocation(op.lo);
-      this.examineList({ lane, row, at, location, access: AccessClass.Read, isLife: false });
-    } else if (op.kind <= OpKind.ReleaseShared) {
-      if (world.watchesBuffers && execution.model === "tso" && op.kind === OpKind.Store) {
-        const location = execution.bufferLocation(lane);
-        this.examineList({ lane, row, at, location, access: AccessClass.Write, isLife: false });
-      }
-      if (execution.touchesMemory(lane, op)) {
-        this.examineList({
-          lane,
-          row,
-          at,
-          location: history.locationOf(op.addr),
-          access: AccessClass.None,
-          isLife: false,
-        });
-      }
-      const life = world.lifeOf(op.addr);
-      if (world.isMortal(life)) {
-        this.examineList({ lane, row, at, location: history.locationOf(life), access: AccessClass.Read, isLife: true });
-      }
-    } else if (op.kind === OpKind.Lifetime) {
-      const location = history.locationOf(world.lifeOf(op.addr));
-      this.examineList({ lane, row, at, location, access: AccessClass.Write, isLife: true });
-    }
-  }
-
-  private examineList(event: Candidate): void {
-    const { execution } = this;
-    const { lane, row, isLife } = event;
-    const classes = isLife ? execution.events.lifeAccess : execution.events.access;
-    const list = execution.order.listOf(event.location);
-    const loader = isLife ? -1 : this.loaderOf(lane);
-    for (let k = list.length - 1; k >= 0; k--) {
-      const e = list[k] as number;
-      // A load finds the own store whether or not it has drained, so it is ordered after nothing that the store is after.
-      if (execution.order.isOwnDrain(e, loader)) return;
-      const theirs = classes[e] as number;
-      if (execution.order.inRow(e, row)) {
-        if (theirs === AccessClass.Write) return;
-        continue;
-      }
-      const access = event.access === AccessClass.None ? this.accessBefore(lane, e, theirs) : event.access;
-      if (access === AccessClass.None || !conflicts(theirs, access)) continue;
-      this.consider(event, e, k, access, loader);
-    }
-  }
-
-  /** Under TSO, the lane when its next operation is a load that a store buffer may answer; else -1. */
-  private loaderOf(lane: number): number {
-    const { execution } = this;
-    if (execution.model === "sc" || lane >= this.tasksMax) return -1;
-    const { kind } = (execution.world.tasks[lane] as Task).op;
-    return kind === OpKind.Load || kind === OpKind.Await ? lane : -1;
-  }
-
-  /** How the lane's next operation would touch its location just before event `e` did; None when it could not go ahead. */
-  private accessBefore(lane: number, e: number, theirs: number): AccessClass {
-    const { execution } = this;
-    const { op } = execution.world.tasks[lane] as Task;
-    const { lo, hi } = valueBefore(execution, e, op);
-    // Shared accesses that move to the front with it may make it ready; that is looked at for each such group.
-    if (op.ready !== null && theirs !== AccessClass.Shared && !isReady(op, lo, hi)) return AccessClass.None;
-    return accessClass(op.kind, op, lo, hi);
-  }
-
-  /** Adds the reversals of event `e` (the k-th of the location's list) and the event at hand that are to be taken here. */
-  private consider(event: Candidate, e: number, k: number, access: AccessClass, loader: number): void {
-    const { execution } = this;
-    const { events, lanes } = execution;
-    const { lane, at, isLife } = event;
-    const scratch = execution.order.scratchRow(1);
-    execution.order.clocks.copyWithin(scratch, event.row, event.row + lanes);
-    const classes = isLife ? events.lifeAccess : events.access;
-    execution.order.joinPredecessors(scratch, event.location, k, classes, access, loader);
-    if (execution.order.inRow(e, scratch)) {
-      // A load that its own buffer answered stands behind its store's drain, which may need what the load's task did after the load.
-      assert(isLoad(events, e), "a reversed event happens before its own head");
-      return;
-    }
-    const row = execution.order.clocks.slice(scratch, scratch + lanes);
-    const members = classes[e] === AccessClass.Write ? [] : this.groupAfter(event, e, k, classes, row);
-    const oldValue = this.valueWithout(event, e, k, row);
-    const op = lane < this.tasksMax ? (execution.world.tasks[lane] as Task).op : null;
-    const ready = op?.ready ?? null;
-    const ownBuffer = loader < 0 ? -1 : loader + this.tasksMax;
-    const base = { before: e, at, lane, row, ownBuffer };
-    if (members.length > 0) {
-      const choice = members.map(() => 0);
-      this.branches.push({ kind: "group", ...base, members, choice, ready: isLife ? null : ready, oldValue });
-      return;
-    }
-    if (ready !== null && !isLife && !ready(oldValue)) return;
-    const was = findPending(this.pendingAt[e] ?? null, events.lane[e] as number);
-    if (isTakenHere(this.heads, was, base)) this.branches.push({ kind: "reversal", ...base });
-  }
-
-  /**
-   * What the event at hand would find if `e` and what depends on it were dropped and none of its group chosen: the value before `e`, and
-   * what shared accesses that happen before the event at hand (its own task's, say) make of it.
-   */
-  private valueWithout(event: Candidate, e: number, k: number, row: Int32Array): number {
-    const { execution } = this;
-    const { events, order } = execution;
-    const op = event.lane < this.tasksMax ? (execution.world.tasks[event.lane] as Task).op : null;
-    const { lo, hi } = valueBefore(execution, e, op);
-    let value = hi * TWO32 + lo;
-    if (event.isLife || events.access[e] !== AccessClass.Shared) return value;
-    const list = order.listOf(event.location);
-    for (let j = k + 1; j < list.length; j++) {
-      const y = list[j] as number;
-      if (events.access[y] !== AccessClass.Shared) break;
-      if ((row[events.lane[y] as number] as number) < (events.nth[y] as number)) continue;
-      const update = events.update[y] as Update | null;
-      if (update !== null) value = update(value);
-    }
-    return value;
-  }
-
-  /** The accesses of e's group that come later in the list and depend neither on `e` nor are before the event at hand anyway. */
-  private groupAfter(event: Candidate, e: number, k: number, classes: Uint8Array, row: Int32Array): GroupMember[][] {
-    const { execution } = this;
-    const { events, lanes } = execution;
-    const list = execution.order.listOf(event.location);
-    const byLane = new Map<number, GroupMember[]>();
-    for (let j = k + 1; j < list.length; j++) {
-      const y = list[j] as number;
-      if (classes[y] !== classes[e]) break;
-      const lane = events.lane[y] as number;
-      const nth = events.nth[y] as number;
-      if (execution.order.inRow(e, y * lanes) || (row[lane] as number) >= nth) continue;
-      const member: GroupMember = {
-        row: execution.order.clocks.slice(y * lanes, (y + 1) * lanes),
-        id: { at: y, lane, nth },
-        update:
-          events.kind[y] === OpKind.AcquireShared || events.kind[y] === OpKind.ReleaseShared
-            ? (events.update[y] as Update | null)
-            : null,
-      };
-      const members = byLane.get(lane);
-      if (members === undefined) byLane.set(lane, [member]);
-      else members.push(member);
-    }
-    return [...byLane.values()];
-  }
-}
-
-function isLoad(events: EventLog, event: number): boolean {
-  return events.kind[event] === OpKind.Load || events.kind[event] === OpKind.Await;
-}
-
-/** The next event of `lane`, which is or would be the `at`-th, and one of the locations that it touches. */
-interface Candidate {
-  readonly lane: number;
-  /** Clock row of what happens before it apart from conflicts. */
-  readonly row: number;
-  readonly at: number;
-  readonly location: number;
-  /** How it touches the location; None when that depends on the value that it finds. */
-  readonly access: AccessClass;
-  readonly isLife: boolean;
 }

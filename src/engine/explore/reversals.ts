@@ -13,11 +13,24 @@ export interface EventId {
   readonly nth: number;
 }
 
+/** The bytes that an event accesses. */
+export interface Reach {
+  readonly addr: number;
+  readonly size: number;
+  /** The lane of the store buffer that may answer it, when it is a load; else -1. */
+  readonly ownBuffer: number;
+}
+
+/** An event that stands where it is because of a reversal or a choice. */
+export interface Head extends EventId {
+  readonly reach: Reach | null;
+}
+
 /** An event that was delayed by reversals and has not happened yet. */
 export interface Pending {
   readonly lane: number;
   /** The heads that it was delayed by, oldest first. */
-  readonly delayers: readonly EventId[];
+  readonly delayers: readonly Head[];
   readonly next: Pending | null;
 }
 
@@ -32,34 +45,38 @@ export interface Reversal {
   readonly at: number;
   readonly lane: number;
   readonly row: Int32Array;
-  /** The lane of the store buffer that may answer the head, when the head is a load; else -1. */
-  readonly ownBuffer: number;
+  readonly reach: Reach;
 }
 
 /**
  * The reversals of one event with one group of accesses that commute (the reads between two writes, say). Those of the group that
  * are independent of `before` may come before the head or be dropped; each way is a reversal of its own. They are found one at a time.
  */
-export interface GroupReversal {
+export interface GroupReversal extends Conditions {
   readonly kind: "group";
   readonly before: number;
   readonly at: number;
   readonly lane: number;
   readonly row: Int32Array;
-  readonly ownBuffer: number;
+  readonly reach: Reach;
   /** By lane: the group's events of that lane in order, as clock rows. A choice is how many of each come before the head. */
   readonly members: readonly (readonly GroupMember[])[];
   /** The next choice to try. */
   readonly choice: number[];
-  readonly ready: Ready | null;
-  /** Value of the location when `before` is dropped and none of the members is chosen. */
-  readonly oldValue: number;
 }
 
 export interface GroupMember {
   readonly row: Int32Array;
   readonly id: EventId;
+  /** What it makes of the value that the head finds. */
   readonly update: Update | null;
+}
+
+/** What must hold for the head to go ahead. */
+export interface Conditions {
+  readonly ready: Ready | null;
+  /** Value of the location when `before` is dropped and none of the members is chosen. */
+  readonly oldValue: number;
 }
 
 /** Another outcome of a Choose event. */
@@ -77,7 +94,7 @@ export interface Frame {
   readonly lanes: Int32Array;
   readonly choices: Int32Array;
   readonly pendingAt: readonly (Pending | null)[];
-  readonly heads: readonly EventId[];
+  readonly heads: readonly Head[];
   /** Those still to be taken, the last one first. */
   readonly branches: Branch[];
   /** Where `branches` begins among all that the frame once had. */
@@ -120,7 +137,7 @@ function nextOfGroup(frame: Frame, group: GroupReversal): Reversal | null {
 
 /** The reversal of a group in which that many accesses of each lane come before the head; null when it is not to be taken here. */
 export function reversalOf(frame: Frame, group: GroupReversal, choice: readonly number[]): Reversal | null {
-  const { before, at, lane, ownBuffer, members } = group;
+  const { before, at, lane, reach, members } = group;
   const row = group.row.slice();
   const chosen: GroupMember[] = [];
   members.forEach((ofLane, i) => {
@@ -129,9 +146,9 @@ export function reversalOf(frame: Frame, group: GroupReversal, choice: readonly 
       chosen.push(member);
     }
   });
-  if (!isClosed(members, choice, row) || !isReadyAfter(group, chosen)) return null;
+  if (!isClosed(members, choice, row) || !holdsAfter(group, chosen)) return null;
   const was = findPending(frame.pendingAt[before] ?? null, frame.lanes[before] as number);
-  const reversal: Reversal = { kind: "reversal", before, at, lane, row, ownBuffer };
+  const reversal: Reversal = { kind: "reversal", before, at, lane, row, reach };
   return isTakenHere(frame.heads, was, reversal) ? reversal : null;
 }
 
@@ -160,12 +177,12 @@ function isClosed(members: readonly (readonly GroupMember[])[], choice: readonly
   });
 }
 
-function isReadyAfter(group: GroupReversal, chosen: GroupMember[]): boolean {
-  if (group.ready === null) return true;
-  let value = group.oldValue;
+export function holdsAfter({ ready, oldValue }: Conditions, chosen: GroupMember[]): boolean {
+  if (ready === null) return true;
+  let value = oldValue;
   chosen.sort((a, b) => a.id.at - b.id.at);
   for (const { update } of chosen) if (update !== null) value = update(value);
-  return group.ready(value);
+  return ready(value);
 }
 
 function joinInto(row: Int32Array, other: Int32Array): void {
@@ -176,14 +193,14 @@ function joinInto(row: Int32Array, other: Int32Array): void {
  * True when this is the one execution in which the reversal is to be taken: everything that it drops came about by default, and
  * of several independent events that could delay the same one, that of the lowest lane does so first.
  */
-export function isTakenHere(heads: readonly EventId[], was: Pending | null, reversal: Omit<Reversal, "kind">): boolean {
-  const { before, lane, row, ownBuffer } = reversal;
+export function isTakenHere(heads: readonly Head[], was: Pending | null, reversal: Omit<Reversal, "kind">): boolean {
+  const { before, lane, row, reach } = reversal;
   for (let h = heads.length - 1; h >= 0; h--) {
-    const head = heads[h] as EventId;
+    const head = heads[h] as Head;
     if (head.at < before) break;
     if ((row[head.lane] as number) < head.nth) return false;
   }
-  return was === null || isLowest(was, lane, row, 0, ownBuffer);
+  return was === null || isLowest(was, lane, row, 0, reach);
 }
 
 /**
@@ -191,13 +208,25 @@ export function isTakenHere(heads: readonly EventId[], was: Pending | null, reve
  * been taken before each of them. A load depends on its own CPU's store there although it is not ordered after it: before that store
  * drained, the load would have been answered by the buffer and would not have delayed anything.
  */
-export function isLowest(delayed: Pending, lane: number, clocks: Int32Array, row: number, ownBuffer: number): boolean {
+export function isLowest(
+  delayed: Pending,
+  lane: number,
+  clocks: Int32Array,
+  row: number,
+  reach: Reach | null,
+): boolean {
   for (let i = delayed.delayers.length - 1; i >= 0; i--) {
-    const head = delayed.delayers[i] as EventId;
-    if (head.lane === ownBuffer || (clocks[row + head.lane] as number) >= head.nth) return true;
+    const head = delayed.delayers[i] as Head;
+    if (isAnsweredBy(reach, head) || (clocks[row + head.lane] as number) >= head.nth) return true;
     if (lane < head.lane) return false;
   }
   return true;
+}
+
+function isAnsweredBy(load: Reach | null, drain: Head): boolean {
+  if (load === null || drain.reach === null || load.ownBuffer !== drain.lane) return false;
+  const { addr, size } = drain.reach;
+  return addr <= load.addr && load.addr + load.size <= addr + size;
 }
 
 export function findPending(list: Pending | null, lane: number): Pending | null {

@@ -15,6 +15,8 @@ export interface Clock {
   /** The running task enters a section of that kind (not nested in itself). */
   enter(section: string): void;
   leave(section: string): void;
+  /** Counts something up or down: callbacks that wait, pages in use. */
+  gauge(name: string, delta: number): void;
   /** need_resched(): the running task has had the CPU for a whole time slice. */
   needsResched(): boolean;
   /** The running task lets others have the CPU: its time slice begins anew. */

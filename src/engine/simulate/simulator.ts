@@ -292,6 +292,14 @@ export class Simulator implements Driver, Clock {
     addStretch(entryOf(this.metrics.sections, section, newStretch), thread.time - since, thread.task.name);
   }
 
+  gauge(name: string, delta: number): void {
+    const { gauges } = this.metrics;
+    const gauge = gauges.get(name) ?? { now: 0, highest: 0 };
+    gauge.now += delta;
+    gauge.highest = Math.max(gauge.highest, gauge.now);
+    gauges.set(name, gauge);
+  }
+
   needsResched(): boolean {
     return this.running !== null && this.running.time - this.running.sliceStart >= this.timeSlice;
   }
