@@ -33,7 +33,7 @@ export interface CheckCommandOptions {
 
 /** Milliseconds between two looks at the progress, and between two checkpoints. */
 const PROGRESS_MS = 200;
-const CHECKPOINT_MS = 2_000;
+const CHECKPOINT_MS = 1_000;
 
 /** @returns 0 when every verdict is as expected, 1 otherwise */
 export async function checkCommand(name: string, options: CheckCommandOptions, terminal: Terminal): Promise<number> {

@@ -141,7 +141,7 @@ class Pool implements Running {
       signal.removeEventListener("abort", stop);
       clearTimeout(grace);
       this.shared.stop();
-      await Promise.all(this.slots.map((slot) => slot.worker?.terminate()));
+      await Promise.all(this.slots.flatMap(({ worker }) => (worker === null ? [] : [worker.terminate()])));
     }
     return this.works;
   }
@@ -220,7 +220,8 @@ class Pool implements Running {
     };
   }
 
-  private send(slot: Slot, index: number, { work, task, answered }: Errand): void {
+  private send(slot: Slot, index: number, errand: Errand): void {
+    const { work, task } = errand;
     const worker = slot.worker ?? this.start(slot, index);
     slot.last = work;
     slot.busy = {
@@ -228,7 +229,7 @@ class Pool implements Running {
       answer: (answer) => {
         slot.busy = null;
         this.shared.set(index, 0, 0);
-        answered(answer);
+        errand.answered(answer);
         this.handOut();
       },
     };
