@@ -75,7 +75,9 @@ export class CellWork {
   }
 
   save(): SavedWork {
-    const { totals, spawns, alone, seconds, result } = this;
+    const { totals, spawns, alone, seconds } = this;
+    // What was reported of a cell that was stopped is not the end of it.
+    const result = this.result?.stopped === true ? null : this.result;
     const open = result === null ? [...this.open, ...this.inFlight] : [];
     return { totals, open, spawns, alone, seconds, result };
   }
