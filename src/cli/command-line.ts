@@ -8,6 +8,7 @@ import { EngineBug, UsageError } from "../engine/index.ts";
 import { shellWord } from "../report/text.ts";
 import { type CheckCommandOptions, checkCommand } from "./check.ts";
 import { type ConformCommandOptions, conformCommand } from "./conform.ts";
+import { type LitmusCommandOptions, litmusCommand } from "./litmus.ts";
 import { type MeasureCommandOptions, measureCommand } from "./measure.ts";
 import { type ReplayCommandOptions, replayCommand } from "./replay.ts";
 import { type RunCommandOptions, runCommand } from "./run.ts";
@@ -39,6 +40,11 @@ Take --variant and --schedule from the report of "racewalk check".
 Exit status: 0 when nothing fails in the execution, 1 when something does,
 2 for unusable input or usage: one line says what is wrong.`;
 
+const LITMUS_HELP = `
+Exit status: 0 when verdicts, numbers of executions and final states are the
+expected ones (a test that expects nothing cannot differ), 1 when one is not,
+2 for unusable input or usage: one line says what is wrong.`;
+
 /** What each command does; tests put their own in. */
 export interface Handlers {
   studies(options: { readonly json?: true }): Promise<void>;
@@ -47,6 +53,7 @@ export interface Handlers {
   run(workload: string, options: RunCommandOptions): Promise<void>;
   conform(cases: readonly string[], options: ConformCommandOptions): Promise<void>;
   measure(study: string, options: MeasureCommandOptions): Promise<void>;
+  litmus(paths: readonly string[], options: LitmusCommandOptions): Promise<void>;
 }
 
 /** Runs one command line. @returns the exit status */
@@ -63,6 +70,7 @@ export async function runCommandLine(argv: readonly string[], terminal: Terminal
       run: (workload, options) => keep(runCommand(workload, options, terminal)),
       conform: (cases, options) => keep(conformCommand(cases, options, terminal)),
       measure: (study, options) => keep(measureCommand(study, options, terminal)),
+      litmus: (paths, options) => keep(litmusCommand(paths, options, terminal)),
     },
     (text) => terminal.result(text),
   );
@@ -94,6 +102,7 @@ export function commandLine(handlers: Handlers, writeHelp: (text: string) => voi
   addRun(racewalk, handlers);
   addConform(racewalk, handlers);
   addMeasure(racewalk, handlers);
+  addLitmus(racewalk, handlers);
   return racewalk;
 }
 
@@ -192,6 +201,17 @@ function addMeasure(racewalk: Command, handlers: Handlers): void {
     .action((study: string, options: MeasureCommandOptions) => handlers.measure(study, options));
 }
 
+function addLitmus(racewalk: Command, handlers: Handlers): void {
+  racewalk
+    .command("litmus")
+    .description("run litmus tests under SC and x86-TSO")
+    .argument("<file...>", "files of litmus tests (.json), or folders of them")
+    .addOption(new Option("--model <model>", "sc or tso; both when left out").argParser(oneOf(["sc", "tso"] as const)))
+    .option("--json", "one JSON document on standard output")
+    .addHelpText("after", LITMUS_HELP)
+    .action((paths: string[], options: LitmusCommandOptions) => handlers.litmus(paths, options));
+}
+
 // --- what is said ----------------------------------------------------------------------------------------------------
 
 /** Says what went wrong, in one line. @returns the exit status */
@@ -220,7 +240,7 @@ function debug(error: unknown, terminal: Terminal): void {
 /** What is wrong with the command line, and where to read how it should be. */
 function misuse(error: CommanderError, argv: readonly string[]): string {
   const given = argv[0] ?? "";
-  const isCommand = ["studies", "check", "replay", "run", "conform", "measure"].includes(given);
+  const isCommand = ["studies", "check", "replay", "run", "conform", "measure", "litmus"].includes(given);
   const help = isCommand ? `racewalk ${given} --help` : "racewalk --help";
   if (error.code === "commander.help") return `no command; see ${help}`;
   const text = error.message
