@@ -10,7 +10,7 @@
  *     rmw           40000080   +12         +25                     40000880
  *     nop           40000200               +1                      40000a00
  */
-import { addU64, numberToU64, type U64, U64_ZERO, UsageError } from "../engine/index.ts";
+import { addU64, numberToU64, type U64, U64_ZERO, UsageError, u64ToNumber } from "../engine/index.ts";
 import {
   type AccessSizeOfGuest,
   type Gpa,
@@ -90,7 +90,7 @@ export function guestCode(
     return entry;
   };
   const add = (entry: Entry, action: GuestAction): void => {
-    code.push({ rip: gva(CODE + entry.at + entry.operand), cpl, action });
+    code.push({ rip: gva(CODE + entry.at + entry.operand), cpl, action, bytes: bytesOf(action, wide) });
   };
   const leave = (entry: Entry): readonly GuestInstruction[] => {
     code.push({ rip: gva(CODE + entry.at + entry.out), cpl, action: { kind: "out" } });
@@ -147,11 +147,39 @@ export function guestCode(
       add(entry, { kind: "mov-to-cr3", value: root.lo as Gpa });
       return leave(entry);
     }
+    case "wrmsr": {
+      const entry = start("wrmsr");
+      add(entry, { kind: "wrmsr", msr: operation.msr, value: u64ToNumber(operation.value) });
+      return leave(entry);
+    }
     default: {
       const entry = start(operation.guest);
       return leave(entry);
     }
   }
+}
+
+/** The instruction's bytes. RSI has the address, RDX the value. */
+function bytesOf(action: GuestAction, wide: boolean): string {
+  switch (action.kind) {
+    case "access":
+      return accessBytes(action.access, action.size, wide);
+    case "invlpg":
+      return "0f 01 3e";
+    case "mov-to-cr3":
+      return "0f 22 da";
+    case "wrmsr":
+      return "0f 30";
+    default:
+      return "";
+  }
+}
+
+function accessBytes(access: "read" | "write" | "rmw", size: AccessSizeOfGuest, wide: boolean): string {
+  const prefix = wide && size === 8 ? "48 " : size === 2 ? "66 " : "";
+  if (access === "rmw") return `f0 ${prefix}ff 06`;
+  if (access === "read") return `${prefix}8b 06`;
+  return size === 1 ? "88 16" : `${prefix}89 16`;
 }
 
 function* addresses(operation: {

@@ -12,7 +12,7 @@
 import { type Steps, type TraceRecord, UsageError, type World } from "../engine/index.ts";
 import { type HostPolicy, type Mm, type MmuNotifierOps, notifyEnd, notifyStart } from "../kernel/index.ts";
 import { isKvmEvent, type KvmEvent } from "../kvm/trace.ts";
-import { type Hva, hva, PAGE_SIZE, type Pfn, pagesPerLevel, pfn } from "../machine/index.ts";
+import { type Hva, hva, PAGE_SIZE, PFERR_FETCH, type Pfn, pagesPerLevel, pfn } from "../machine/index.ts";
 import type { MemoryPlace } from "./host-layout.ts";
 import type { Backing, FaultDecision, HostPlan, NotifierCall } from "./host-plan.ts";
 
@@ -21,6 +21,12 @@ export interface SlotPlace {
   readonly baseGfn: number;
   readonly npages: number;
   readonly hva: number;
+}
+
+/** A huge page of the host, and the model frame of each address in it. */
+interface HugeMapping {
+  readonly level: number;
+  readonly frameOf: (addr: Hva) => Pfn;
 }
 
 /** A run of host pages that may not be accessed that way. */
@@ -35,23 +41,36 @@ export class HostFollower implements HostPolicy {
   private readonly mm: Mm;
   private readonly plan: HostPlan;
   private readonly slots: () => readonly SlotPlace[];
+  /** Of the kvm module, as they are now. */
+  private readonly params: { readonly nxHugePages: boolean };
   /** Number of the operation that runs; -1 before the first. */
   operation = -1;
   private operationStart = 0;
   /** Model frame of a recorded one. */
   private readonly frames = new Map<number, Pfn>();
   /** First model frame of a recorded block of huge pages, by its first frame. */
-  private readonly blocks: readonly { readonly first: number; readonly count: number; model: Pfn | null }[];
+  private readonly blocks: { readonly first: number; readonly count: number; model: Pfn | null }[];
   /** The frame that has the contents of a host page. */
   private readonly contents = new Map<number, Pfn>();
+  /** Huge pages in the process's page tables, by their first address. */
+  private readonly hugePages = new Map<number, HugeMapping>();
+  /** The operation that last threw a page's contents away. */
+  private readonly discarded = new Map<number, number>();
   private denials: Denial[] = [];
   private readonly applied = new Set<FaultDecision>();
 
-  constructor(world: World, mm: Mm, plan: HostPlan, slots: () => readonly SlotPlace[]) {
+  constructor(
+    world: World,
+    mm: Mm,
+    plan: HostPlan,
+    slots: () => readonly SlotPlace[],
+    params: { readonly nxHugePages: boolean },
+  ) {
     this.world = world;
     this.mm = mm;
     this.plan = plan;
     this.slots = slots;
+    this.params = params;
     this.blocks = plan.blocks.map((block) => ({ ...block, model: null }));
   }
 
@@ -76,7 +95,16 @@ export class HostFollower implements HostPolicy {
     this.install(page, decision, write);
   }
 
-  *beforeLevel(_addr: Hva): Steps<void> {}
+  /** A huge page of the host may first show when KVM looks for one, after dirty logging. */
+  *beforeLevel(addr: Hva): Steps<void> {
+    const gfns = this.gfnsOf(hva(addr - (addr % PAGE_SIZE)));
+    for (const page of this.plan.hugePages(this.operation)) {
+      const gfn = gfns.find((each) => each >= page.gfn && each < page.gfn + pagesPerLevel(page.level));
+      if (gfn === undefined || page.pfn === null) continue;
+      const first = hva(addr - (addr % PAGE_SIZE) - (gfn - page.gfn) * PAGE_SIZE);
+      if ((this.hugePageAround(first)?.level ?? 1) < page.level) this.installAt(first, page.pfn, page.level, true);
+    }
+  }
 
   private decide(page: Hva): FaultDecision | null {
     const fault = this.currentFault();
@@ -131,15 +159,56 @@ export class HostFollower implements HostPolicy {
       this.setContents(page, frame);
       return;
     }
-    const pages = pagesPerLevel(backing.level);
+    // A page that KVM maps in smaller pieces is still the host's huge page, until a notifier call says that it went.
+    const standing = this.hugePageAround(page);
+    const sameFrame = standing !== null && standing.frameOf(page) === this.frameOf(backing.pfn);
+    const known = sameFrame ? Math.max(standing.level, backing.level) : backing.level;
+    const level = known === 1 && decision !== null ? this.levelOfFetch(page, backing, decision) : known;
+    this.installAt(page, backing.pfn, level, write || (backing.hostWritable ?? false));
+  }
+
+  /** A fetch where huge pages are not executable asks for 4K, whatever the host has. */
+  private levelOfFetch(page: Hva, backing: Backing, decision: FaultDecision): number {
+    const { errorCode, counter } = decision;
+    if (!this.params.nxHugePages || backing.pfn === null || errorCode === null || (errorCode.lo & PFERR_FETCH) === 0) return 1;
+    const level = this.plan.hostLevel({ counter, gfn: backing.gfn, pfn: backing.pfn, hva: page });
+    const pages = pagesPerLevel(level);
+    const index = (page / PAGE_SIZE) % pages;
+    return level === 1 || this.hasBlock(backing.pfn - index, pages) ? level : 1;
+  }
+
+  /** Makes sure that recorded frames are consecutive here, too; false when some of them have been given others already. */
+  private hasBlock(first: number, count: number): boolean {
+    if (this.blocks.some((block) => first >= block.first && first + count <= block.first + block.count)) return true;
+    for (let i = 0; i < count; i++) if (this.frames.has(first + i)) return false;
+    this.blocks.push({ first, count, model: null });
+    return true;
+  }
+
+  /** Maps the page of a level around a 4K page, whose recorded frame is given. */
+  private installAt(page: Hva, recorded: number, level: number, writable: boolean): void {
+    const pages = pagesPerLevel(level);
     const index = (page / PAGE_SIZE) % pages;
     const first = hva(page - index * PAGE_SIZE);
-    const firstFrame = this.frameOf(backing.pfn - index);
-    for (let i = 0; i < pages; i++) {
-      const at = hva(first + i * PAGE_SIZE);
-      if (backing.level === 1 || this.contents.has(at)) this.setContents(at, (firstFrame + i) as Pfn);
+    const firstFrame = this.frameOf(recorded - index);
+    if (level === 1) this.setContents(first, firstFrame);
+    else {
+      for (let i = 0; i < pages; i++) {
+        const at = hva(first + i * PAGE_SIZE);
+        if (this.contents.has(at)) this.setContents(at, (firstFrame + i) as Pfn);
+      }
+      this.hugePages.set(first, { level, frameOf: (addr) => (firstFrame + (addr - first) / PAGE_SIZE) as Pfn });
     }
-    this.mm.install(first, firstFrame, backing.level, backing.hostWritable ?? write);
+    this.mm.install(first, firstFrame, level, writable);
+  }
+
+  /** The huge page that the host maps around an address, as far as it is known. */
+  private hugePageAround(addr: Hva): HugeMapping | null {
+    for (const level of [3, 2]) {
+      const found = this.hugePages.get(addr - (addr % (PAGE_SIZE * pagesPerLevel(level))));
+      if (found?.level === level) return found;
+    }
+    return null;
   }
 
   private backingOf(page: Hva, decision: FaultDecision | null): Backing | null {
@@ -149,11 +218,8 @@ export class HostFollower implements HostPolicy {
       const exact = all.find((backing) => gfns.includes(backing.gfn));
       if (exact !== undefined) return exact;
     }
-    for (const gfn of gfns) {
-      const found = this.plan.backing({ operation: Math.max(0, this.operation), gfn });
-      if (found !== null) return found;
-    }
-    return null;
+    const operation = Math.max(0, this.operation);
+    return this.plan.backingOfPage({ operation, gfns, since: this.discarded.get(page) ?? -1 });
   }
 
   private frameOf(recorded: number): Pfn {
@@ -174,6 +240,9 @@ export class HostFollower implements HostPolicy {
     const from = Math.max(start, mm.base);
     const to = Math.min(end, mm.base + mm.pages * PAGE_SIZE);
     mm.clear(hva(from), hva(to));
+    for (const [first, { level }] of this.hugePages) {
+      if (first < end && first + PAGE_SIZE * pagesPerLevel(level) > start) this.hugePages.delete(first);
+    }
   }
 
   // --- contents ------------------------------------------------------------------------------------------------------
@@ -193,7 +262,10 @@ export class HostFollower implements HostPolicy {
 
   /** The pages' contents are gone: they read as zero next time. */
   private forgetContents(start: number, end: number): void {
-    for (let page = start; page < end; page += PAGE_SIZE) this.contents.delete(page);
+    for (let page = start; page < end; page += PAGE_SIZE) {
+      this.contents.delete(page);
+      this.discarded.set(page, this.operation);
+    }
   }
 
   /** The frame behind a page that the VMM itself accesses. */
@@ -209,9 +281,19 @@ export class HostFollower implements HostPolicy {
 
   // --- what the host does ------------------------------------------------------------------------------------------
 
-  /** Makes the notifier calls of the operation that belong to no fault of a vCPU. */
-  *replay(): Steps<void> {
-    yield* this.make(this.plan.calls(this.operation));
+  /** The notifier calls of the operation that belong to no fault of a vCPU, in order: which threads make them. */
+  threads(): readonly { readonly task: string; readonly calls: readonly NotifierCall[] }[] {
+    const threads: { task: string; calls: NotifierCall[] }[] = [];
+    for (const call of this.plan.calls(this.operation)) {
+      const last = threads.at(-1);
+      if (last?.task === call.task) last.calls.push(call);
+      else threads.push({ task: call.task, calls: [call] });
+    }
+    return threads;
+  }
+
+  *replay(calls: readonly NotifierCall[]): Steps<void> {
+    yield* this.make(calls);
   }
 
   *replaySetup(call: NotifierCall): Steps<void> {

@@ -4,12 +4,19 @@
  * An operation that is only the host mm's business (madvise, mremap) needs nothing here but its place in the table: its notifier calls are
  * replayed after it. One that is not in the table is reported as not modelled, and the run goes on.
  */
-import type { Steps } from "../engine/index.ts";
+import { type Steps, UsageError } from "../engine/index.ts";
+import { kvmClearDirtyLog, kvmGetDirtyLog } from "../kvm/dirty-log.ts";
+import { collectDirtyRing, kvmResetDirtyRings } from "../kvm/dirty-ring.ts";
+import { kvmVmIoctlSetClock } from "../kvm/kvm-clock.ts";
+import { kvmSetMemoryRegion } from "../kvm/memory-region.ts";
+import { KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, type SlotDescription } from "../kvm/memslots.ts";
+import { kvmVcpuPreFaultMemory } from "../kvm/pre-fault.ts";
 import type { Vm } from "../kvm/vm.ts";
-import type { Hva } from "../machine/index.ts";
+import { type Gpa, gfn, type Hva, hva, PAGE_SIZE } from "../machine/index.ts";
 import type { HostFollower } from "./host-follower.ts";
+import { recoverNxHugePages, recoveryRounds, writeFile } from "./kvm-settings.ts";
 import type { HostOperation } from "./operation.ts";
-import type { Workload } from "./workload.ts";
+import type { Memory, Workload } from "./workload.ts";
 
 /** What an operation may use of the machine that runs the workload. */
 export interface OperationMachine {
@@ -17,6 +24,8 @@ export interface OperationMachine {
   readonly vm: Vm;
   /** Null: there is no recording. */
   readonly follower: HostFollower | null;
+  /** Where a memory starts on the host. */
+  hvaOf(memory: number): Hva;
   /** Runs one thread to its end. @param task `vmm`, `hostop`, `vcpu0` */
   sequentially<T>(task: string, steps: () => Steps<T>): T;
   /** Host addresses of part of a memory. */
@@ -42,12 +51,160 @@ const HOST_OPERATIONS: { readonly [Name in HostOperation["host"]]?: Code<Name> }
   poke_ret: nothing,
   peek: nothing,
   touch: nothing,
+  fork: nothing,
+  fork_exit: nothing,
+  sleep: (machine, { ms }) => {
+    // A recording tells what else ran meanwhile.
+    if (machine.follower === null) recoverNxHugePages(machine, recoveryRounds(machine.vm.kvm.params, ms));
+  },
+  write_file: (machine, { path, value }, task) => writeFile(machine, path, value, task),
+  get_dirty_log: (machine, { slot }, task) => {
+    machine.sequentially(task, () => kvmGetDirtyLog(machine.vm, slot));
+  },
+  clear_dirty_log: (machine, { slot, first, pages }, task) => {
+    machine.sequentially(task, () => kvmClearDirtyLog(machine.vm, slot, first, pages));
+  },
+  ring_collect: (machine, _operation, task) => {
+    machine.sequentially(task, () => collectAndReset(machine.vm));
+  },
+  age: (machine, { mode, ...range }, task) => {
+    // With a recording the calls are replayed.
+    if (machine.follower !== null) return;
+    const { start, end } = machine.rangeOf(range);
+    machine.sequentially(task, () => ageRange(machine.vm, mode, start, end));
+  },
   madvise: (machine, operation) => {
-    if (operation.advice !== "dontneed") return;
+    if (throwsAway(machine, operation)) discard(machine, operation);
+  },
+  repeat_madvise: (machine, operation) => {
+    if (throwsAway(machine, operation)) discard(machine, operation);
+  },
+  punch: discard,
+  munmap: (machine, operation) => {
+    discard(machine, operation);
     const { start, end } = machine.rangeOf(operation);
-    machine.follower?.discard(start, end);
+    machine.follower?.protect(start, end, { read: false, write: false });
+  },
+  mmap_fixed: (machine, operation) => {
+    discard(machine, operation);
+    const { start, end } = machine.rangeOf(operation);
+    machine.follower?.protect(start, end, { read: true, write: true });
+  },
+  mprotect: (machine, { prot, ...range }) => {
+    const { start, end } = machine.rangeOf(range);
+    // A page that may be written or executed may be read as well, on x86.
+    machine.follower?.protect(start, end, { read: prot !== "none", write: prot.includes("w") });
+  },
+  slot_create: (machine, operation, task) => {
+    const memory = memoryOf(machine, operation.slot);
+    const flags = operation.flags ?? namesOf(memory.flags);
+    setMemoryRegion(machine, task, {
+      id: operation.slot,
+      baseGfn: gfn((operation.gpa ?? memory.gpa) / PAGE_SIZE),
+      npages: memory.size / PAGE_SIZE,
+      userspaceAddr: machine.hvaOf(operation.slot),
+      flags: flagsOf(flags),
+    });
+  },
+  slot_delete: (machine, operation, task) => {
+    const slot = slotOf(machine, operation.slot);
+    if (slot !== null) setMemoryRegion(machine, task, { ...slot, npages: 0 });
+  },
+  slot_move: (machine, operation, task) => {
+    const slot = slotOf(machine, operation.slot);
+    if (slot !== null) setMemoryRegion(machine, task, { ...slot, baseGfn: gfn(operation.gpa / PAGE_SIZE) });
+  },
+  slot_flags: (machine, operation, task) => {
+    const slot = slotOf(machine, operation.slot);
+    if (slot !== null) setMemoryRegion(machine, task, { ...slot, flags: flagsOf(operation.flags) });
+  },
+  dirty_log: (machine, operation, task) => {
+    const slot = slotOf(machine, operation.slot);
+    if (slot === null) return;
+    const flags = operation.on ? slot.flags | KVM_MEM_LOG_DIRTY_PAGES : slot.flags & ~KVM_MEM_LOG_DIRTY_PAGES;
+    setMemoryRegion(machine, task, { ...slot, flags });
+  },
+  prefault: (machine, { vcpu, gpa, len }, task) => {
+    const thread = machine.vm.vcpus[vcpu];
+    if (thread === undefined) throw new UsageError(`prefault: there is no vcpu ${vcpu}; mend the workload`);
+    machine.sequentially(task, () => kvmVcpuPreFaultMemory(thread, gpa as Gpa, len));
+  },
+  set_clock: (machine, _operation, task) => {
+    machine.sequentially(task, () => kvmVmIoctlSetClock(machine.vm));
   },
 };
+
+/** The VMM collects the dirty rings of all vCPUs, and has them reset. */
+function* collectAndReset(vm: Vm): Steps<void> {
+  for (const { dirtyRing } of vm.vcpus) if (dirtyRing !== null) yield* collectDirtyRing(dirtyRing);
+  yield* kvmResetDirtyRings(vm);
+}
+
+/** The notifier's aging calls, as the host mm makes them. */
+function* ageRange(
+  { kvm }: Vm,
+  mode: "clear_flush_young" | "clear_young" | "test_young",
+  start: Hva,
+  end: Hva,
+): Steps<void> {
+  for (const ops of kvm.mm.notifiers) {
+    if (mode === "clear_flush_young") yield* ops.clearFlushYoung(start, end);
+    else if (mode === "clear_young") yield* ops.clearYoung(start, end);
+    else yield* ops.testYoung(start);
+  }
+}
+
+/** Shared memory of a file only leaves the process's tables. */
+function throwsAway(
+  { workload }: OperationMachine,
+  operation: { readonly mem: number; readonly advice: string },
+): boolean {
+  const memory = workload.memory.find((each) => each.slot === operation.mem);
+  return operation.advice === "dontneed" && memory?.backing !== "memfd";
+}
+
+/** The pages of a range are thrown away. */
+function discard(machine: OperationMachine, range: Parameters<OperationMachine["rangeOf"]>[0]): void {
+  const { start, end } = machine.rangeOf(range);
+  machine.follower?.discard(start, end);
+}
+
+function memoryOf(machine: OperationMachine, slot: number): Memory {
+  const found = machine.workload.memory.find((memory) => memory.slot === slot);
+  if (found === undefined) throw new UsageError(`slot ${slot}: no such memory; mend the workload`);
+  return found;
+}
+
+/** A memslot as it is now; null when there is none. */
+function slotOf({ vm }: OperationMachine, id: number): SlotDescription | null {
+  const slot = vm.kvm.memslots.byId(id);
+  if (slot === null) return null;
+  return {
+    id,
+    baseGfn: gfn(slot.base_gfn.peek()),
+    npages: slot.npages.peek(),
+    userspaceAddr: hva(slot.userspace_addr.peek()),
+    flags: slot.flags.peek(),
+  };
+}
+
+/** The VMM's ioctl; its errors are the workload's business. */
+function setMemoryRegion(machine: OperationMachine, task: string, region: SlotDescription): void {
+  machine.sequentially(task, () => kvmSetMemoryRegion(machine.vm.kvm, region));
+}
+
+type FlagName = "dirty_log" | "readonly";
+
+function namesOf(flags: Memory["flags"]): readonly FlagName[] {
+  return [...(flags.dirtyLog ? (["dirty_log"] as const) : []), ...(flags.readonly ? (["readonly"] as const) : [])];
+}
+
+/** KVM_MEM_* of a memslot's flags. */
+export function flagsOf(names: readonly FlagName[]): number {
+  return (
+    (names.includes("dirty_log") ? KVM_MEM_LOG_DIRTY_PAGES : 0) | (names.includes("readonly") ? KVM_MEM_READONLY : 0)
+  );
+}
 
 /** Runs an operation; false when the model does not know it. */
 export function runHostOperation(machine: OperationMachine, operation: HostOperation, task: string): boolean {

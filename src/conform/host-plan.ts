@@ -80,6 +80,8 @@ export type PlanStep =
 export interface HugePage {
   readonly gfn: number;
   readonly level: number;
+  /** Its first frame, from the entries of the table that went away or from the huge entry that took its place; null: neither says. */
+  readonly pfn: number | null;
 }
 
 /** Consecutive frames, aligned to their number. */
@@ -97,7 +99,17 @@ export interface FaultQuery {
   readonly taken: number;
 }
 
+/** A frame that backs a guest frame from some moment on. */
+export interface FrameQuery {
+  /** The moment: order among all events of the trace. */
+  readonly counter: number;
+  readonly gfn: number;
+  readonly pfn: number;
+  readonly hva: number;
+}
+
 const PAGE = 4096;
+const PFERR_FETCH = 16;
 
 export class HostPlan {
   readonly layout: HostLayout;
@@ -106,16 +118,20 @@ export class HostPlan {
   readonly teardown: readonly NotifierCall[];
   /** Blocks of consecutive frames that a huge page was seen in, without overlaps, in order. */
   readonly blocks: readonly FrameBlock[];
+  private readonly memory: Workload["memory"];
   private readonly operations: readonly (readonly PlanStep[])[];
   private readonly huge: readonly (readonly HugePage[])[];
+  private readonly rounds: readonly number[];
 
   constructor(recording: KernelRecording, workload: Workload) {
     this.layout = recording.layout;
     const isNpt = workload.kernelParams.npt;
+    this.memory = workload.memory;
     this.operations = recording.operations.map((operation) => {
       return stepsOf([...operation.lines, ...operation.after], operation.index, this.layout, isNpt);
     });
     this.huge = recording.operations.map((operation) => hugePagesIn([...operation.lines, ...operation.after]));
+    this.rounds = recording.operations.map((operation) => recoveryRoundsIn([...operation.lines, ...operation.after]));
     this.blocks = this.frameBlocks();
     const callsIn = (lines: readonly TraceLine[]) =>
       lines.map((line) => notifierCall(line, this.layout)).filter((call) => call !== null);
@@ -158,15 +174,29 @@ export class HostPlan {
   }
 
   /** What last backed a guest frame up to an operation, or first did after it; null when no event ever says. */
-  backing(query: { readonly operation: number; readonly gfn: number }): Backing | null {
-    const { operation, gfn } = query;
-    for (let at = operation; at >= 0; at--) {
-      const found = this.backings(at).findLast((each) => covers(each, gfn));
-      if (found !== undefined) return shifted(found, gfn);
+  backing({ operation, gfn }: { readonly operation: number; readonly gfn: number }): Backing | null {
+    return this.backingOfPage({ operation, gfns: [gfn], since: -1 });
+  }
+
+  /**
+   * The same for a host page, by the guest frames that show it.
+   * @param since what backed it up to this operation is gone
+   */
+  backingOfPage(query: {
+    readonly operation: number;
+    readonly gfns: readonly number[];
+    readonly since: number;
+  }): Backing | null {
+    const { operation, gfns, since } = query;
+    const named = (found: Backing): Backing => shifted(found, gfns.find((gfn) => covers(found, gfn)) as number);
+    const isHere = (each: Backing): boolean => gfns.some((gfn) => covers(each, gfn));
+    for (let at = operation; at > since; at--) {
+      const found = this.backings(at).findLast(isHere);
+      if (found !== undefined) return named(found);
     }
     for (let at = operation + 1; at < this.operations.length; at++) {
-      const found = this.backings(at).find((each) => covers(each, gfn));
-      if (found !== undefined) return shifted(found, gfn);
+      const found = this.backings(at).find(isHere);
+      if (found !== undefined) return named(found);
     }
     return null;
   }
@@ -179,8 +209,41 @@ export class HostPlan {
     return this.huge[operation] ?? [];
   }
 
+  /**
+   * Level of the host page around a frame, when the request at hand says less than the host has: KVM asks for 4K to execute where huge pages are
+   * not executable. The next request that maps the same frame for another purpose tells, if nothing was invalidated in between; if there is
+   * none, memory that asks for huge pages is taken to have them.
+   */
+  hostLevel({ counter, gfn, pfn, hva }: FrameQuery): number {
+    const lines = this.operations.flat();
+    const isChange = ({ kind, start, end, counter: at }: NotifierCall) =>
+      kind === "invalidate-start" && at > counter && start <= hva && hva < end;
+    const calls = lines.flatMap((step) =>
+      step.kind === "notifier" ? [step.call] : [...step.fault.before, ...step.fault.after],
+    );
+    const until = Math.min(...calls.filter(isChange).map((call) => call.counter), Number.POSITIVE_INFINITY);
+    for (const step of lines) {
+      if (step.kind !== "fault" || step.fault.counter <= counter || step.fault.counter >= until) continue;
+      const { requested, errorCode } = step.fault;
+      const isFetch = errorCode !== null && (errorCode.lo & PFERR_FETCH) !== 0;
+      if (requested?.pfn == null || isFetch || !covers(requested, gfn)) continue;
+      if (requested.pfn - requested.gfn === pfn - gfn) return requested.level;
+    }
+    const place = this.layout.places.find((each) => hva >= each.hva && hva < each.hva + each.size);
+    const backing = this.memory.find((each) => each.slot === place?.memory)?.backing ?? null;
+    return backing === "hugetlb1g" ? 3 : backing === "thp" || backing === "hugetlb2m" ? 2 : 1;
+  }
+
+  /** Rounds that the thread which recovers NX huge pages made during an operation, as far as they changed anything. */
+  recoveries(operation: number): number {
+    return this.rounds[operation] ?? 0;
+  }
+
   private frameBlocks(): readonly FrameBlock[] {
     const found = new Map<number, FrameBlock>();
+    for (const { pfn, level } of this.huge.flat()) {
+      if (pfn !== null) found.set(pfn, { first: pfn, count: pagesOf(level) });
+    }
     for (let at = 0; at < this.operations.length; at++) {
       for (const { pfn, level } of this.backings(at)) {
         if (pfn === null || level === 1) continue;
@@ -305,16 +368,34 @@ function stepsOf(
 function hugePagesIn(lines: readonly TraceLine[]): readonly HugePage[] {
   const recovering = new Set<string>();
   const found: HugePage[] = [];
+  const leaves: mmu.SpteChanged[] = [];
   for (const line of lines) {
     if (line.event === "zap_collapsible" || line.event === "recover_huge") recovering.add(line.task);
     else if (line.event === "kvm_tdp_mmu_spte_changed") {
       const event = recovering.has(line.task) ? mmu.parseSpteChanged(line.text) : null;
-      if (event === null || !mmu.isPresent(event.oldSpte) || mmu.isLeaf(event.oldSpte, event.level)) continue;
+      if (event === null || !mmu.isPresent(event.oldSpte)) continue;
+      if (mmu.isLeaf(event.oldSpte, event.level)) leaves.push(event);
       // A frozen entry is one of a table that went away with a larger one.
-      if (!mmu.isFrozen(event.newSpte)) found.push({ gfn: event.gfn, level: event.level });
+      else if (!mmu.isFrozen(event.newSpte)) {
+        const pfn = mmu.isPresent(event.newSpte) ? mmu.frameOf(event.newSpte) : null;
+        found.push({ gfn: event.gfn, level: event.level, pfn });
+      }
     } else if (!line.event.startsWith("kvm_mmu_") && !line.event.startsWith("flush_")) recovering.delete(line.task);
   }
-  return found;
+  return found.map((page) => ({ ...page, pfn: page.pfn ?? firstFrame(page, leaves) }));
+}
+
+/** The first frame of a huge page, by an entry for a part of it. */
+function firstFrame({ gfn, level }: HugePage, leaves: readonly mmu.SpteChanged[]): number | null {
+  const leaf = leaves.find((event) => event.gfn >= gfn && event.gfn < gfn + pagesOf(level));
+  return leaf === undefined ? null : mmu.frameOf(leaf.oldSpte) - (leaf.gfn - gfn);
+}
+
+/** Each round that has zapped anything ends with a flush. */
+function recoveryRoundsIn(lines: readonly TraceLine[]): number {
+  const own = lines.filter((line) => line.task.startsWith("kvm-nx"));
+  const flushes = own.filter((line) => line.event === "flush_remote_tlbs").length;
+  return Math.max(flushes, own.some((line) => line.event === "kvm_tdp_mmu_spte_changed") ? 1 : 0);
 }
 
 /** An entry made while a fault is in progress tells whether the host's mapping was writable, or is a neighbour mapped in passing. */

@@ -6,11 +6,12 @@
  * The MMU, the machine and the kernel's services are those that `check` explores; only one thread runs at a time. With a recording, the host's
  * part (which page backs what, which notifiers it calls) is taken from it; without, the modelled host mm decides.
  */
-import { addU64, runSequentially, type Steps, type U64, UsageError, World } from "../engine/index.ts";
+import { addU64, runSequentially, type Steps, type U64, UsageError, u64, World } from "../engine/index.ts";
 import { Kernel, Mm, PageFrames, PROT_READ, PROT_WRITE, writeLock, writeUnlock } from "../kernel/index.ts";
+import { kvmPrepareDirtyBitmap } from "../kvm/dirty-log.ts";
 import { Kvm } from "../kvm/kvm.ts";
 import { KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY } from "../kvm/memslots.ts";
-import { kvmTdpMmuZapAll } from "../kvm/tdp-mmu.ts";
+import { kvmTdpMmuZapAll } from "../kvm/tdp-zap.ts";
 import { formatEvent, isKvmEvent, isStatEvent, type KvmEvent } from "../kvm/trace.ts";
 import { variantsOfKernel } from "../kvm/variants.ts";
 import { kvmArchVcpuIoctlRun, type RunResult } from "../kvm/vcpu.ts";
@@ -22,6 +23,7 @@ import type { HostLayout, MemoryPlace, SlotMarker } from "./host-layout.ts";
 import { type OperationMachine, runHostOperation } from "./host-operations.ts";
 import { HostPlan } from "./host-plan.ts";
 import type { InitialState } from "./initial-state.ts";
+import { applySettings, recoverNxHugePages } from "./kvm-settings.ts";
 import { type GuestOperation, type HostOperation, membersOf, type Operation } from "./operation.ts";
 import type { KernelRecording, ResolvedMember } from "./recording.ts";
 import type { EventLine, OperationRun, Stats, WorkloadRun } from "./run.ts";
@@ -47,6 +49,9 @@ const MEMORY_BYTES = 512 * 1024 * 1024;
 /** Where the first memory lies in the process when no recording says so. */
 const FIRST_HVA = 0x7f00_0000_0000;
 const HUGE = 2 * 1024 * 1024;
+
+/** Guest paging modes whose code is 64-bit code. */
+const LONG_MODES: ReadonlySet<string> = new Set(["4level", "5level"]);
 
 /** @throws UsageError for a workload that cannot be run at all */
 export function runWorkload(input: ModelInput): ModelRun {
@@ -85,10 +90,13 @@ class ModelMachine implements OperationMachine {
     const kvmKernel = new Kernel(this.world);
     this.mm = new Mm(this.world, frames, window.base, window.pages, { gigantic });
     const kvm = new Kvm(this.world, kvmKernel, this.mm, variantsOfKernel(kernel));
+    applySettings(kvm, workload);
     this.vm = new Vm(kvm, new Interrupts(this.world, lanes));
+    const { plan } = this;
     this.follower =
-      this.plan === null ? null : new HostFollower(this.world, this.mm, this.plan, () => this.slotPlaces());
+      plan === null ? null : new HostFollower(this.world, this.mm, plan, () => this.slotPlaces(), kvm.params);
     if (this.follower !== null) this.mm.policy = this.follower;
+    this.vm.tracesExits = workload.traceExits;
     this.counters = newCounters(kernel, workload.vcpus);
   }
 
@@ -118,6 +126,7 @@ class ModelMachine implements OperationMachine {
     for (let i = 0; i < this.input.workload.vcpus; i++) {
       const vcpu = this.vm.addVcpu(i);
       vcpu.reset(this.pagingMode());
+      vcpu.guest.longMode = LONG_MODES.has(this.workload.guestPaging.mode);
     }
     this.writeGuestTables();
     return [...lines, ...this.newEvents()];
@@ -133,13 +142,14 @@ class ModelMachine implements OperationMachine {
 
   private addSlot(slot: SlotMarker): void {
     const { memslots } = this.vm.kvm;
-    memslots.addDuringSetup({
+    const made = memslots.addDuringSetup({
       id: slot.slot,
       baseGfn: gfn(slot.gpa / PAGE_SIZE),
       npages: slot.size / PAGE_SIZE,
       userspaceAddr: hva(slot.hva),
       flags: slot.flags,
     });
+    kvmPrepareDirtyBitmap(this.vm, { old: null, new: made, change: "create" });
     if (this.follower === null) this.mm.addVma(hva(slot.hva), hva(slot.hva + slot.size), PROT_READ | PROT_WRITE);
   }
 
@@ -201,6 +211,7 @@ class ModelMachine implements OperationMachine {
         replayed = true;
       }
     }
+    if (this.plan !== null) recoverNxHugePages(this, this.plan.recoveries(at));
     const events = this.newEvents();
     const flushes = (this.counters.vm["remote_tlb_flush_requests"] ?? 0) - before;
     return { events, stats: statsOf(this.counters), flushes };
@@ -209,22 +220,43 @@ class ModelMachine implements OperationMachine {
   private runGuest(operation: GuestOperation, resolved: ResolvedMember | null): RunResult {
     const vcpu = this.vm.vcpus[operation.vcpu] as Vm["vcpus"][number];
     const code = guestCode(this.input.workload, operation, resolved);
-    return this.sequentially(`vcpu${vcpu.id}`, () => kvmArchVcpuIoctlRun(vcpu, code));
+    // The processor of the recordings keeps no translation from one VMRUN to the next.
+    vcpu.guest.tlb.flushAll();
+    const task = `vcpu${vcpu.id}`;
+    let result = this.sequentially(task, () => kvmArchVcpuIoctlRun(vcpu, code));
+    while (result === "mmio") {
+      if (vcpu.mmio !== null && !vcpu.mmio.isWrite) vcpu.mmio.data = mmioAnswer(vcpu.mmio.action.size);
+      result = this.sequentially(task, () => kvmArchVcpuIoctlRun(vcpu, null));
+    }
+    return result;
   }
 
   private runHost(operation: HostOperation, place: string, task: string, first: boolean): void {
     if (!runHostOperation(this, operation, task)) this.notModelled.push(`${place}: ${operation.host}`);
     const { follower } = this;
-    if (follower !== null && first) this.sequentially(task, () => follower.replay());
+    if (follower === null || !first) return;
+    // The VMM's own calls, and those of the kernel's threads meanwhile.
+    for (const thread of follower.threads()) this.sequentially(thread.task, () => follower.replay(thread.calls));
   }
 
   rangeOf(operation: { readonly mem: number; readonly offset: number; readonly len: number | null }): {
     start: Hva;
     end: Hva;
   } {
-    const place = this.layout.places.find(({ memory }) => memory === operation.mem) as MemoryPlace;
-    const start = hva(place.hva + operation.offset);
-    return { start, end: hva(operation.len === null ? place.hva + place.size : start + operation.len) };
+    const base = this.hvaOf(operation.mem);
+    const size = this.workload.memory.find(({ slot }) => slot === operation.mem)?.size ?? CONTROL_SLOT.size;
+    const start = hva(base + operation.offset);
+    return { start, end: hva(operation.len === null ? base + size : start + operation.len) };
+  }
+
+  hvaOf(slot: number): Hva {
+    const alias = this.workload.memory.find((memory) => memory.slot === slot)?.alias ?? null;
+    const owner = alias?.of ?? slot;
+    const place = this.layout.places.find(({ memory }) => memory === owner);
+    if (place === undefined) {
+      throw new UsageError(`memory ${owner}: the recording does not say where it is; record the case again`);
+    }
+    return hva(place.hva + (alias?.offset ?? 0));
   }
 
   sequentially<T>(name: string, steps: () => Steps<T>): T {
@@ -262,6 +294,12 @@ class ModelMachine implements OperationMachine {
     }
     return lines;
   }
+}
+
+/** The VMM's device: every byte reads as 0x5a. */
+function mmioAnswer(size: number): U64 {
+  const word = (bytes: number): number => (bytes >= 4 ? 0x5a5a5a5a : 0x5a5a5a5a % 2 ** (8 * Math.max(0, bytes)));
+  return u64(word(size - 4), word(size));
 }
 
 function markerText(slot: SlotMarker): string {

@@ -14,15 +14,27 @@ import { type Kernel, type Mm, RwLock, Srcu } from "../kernel/index.ts";
 import type { Gfn, Pfn } from "../machine/index.ts";
 import type { GfnToPfnCache } from "./gfn-to-pfn-cache.ts";
 import { GpcList } from "./gpc-list.ts";
-import { Memslots } from "./memslots.ts";
+import type { MemslotUpdate } from "./memory-region.ts";
+import { type KvmMemorySlot, Memslots } from "./memslots.ts";
+import { defaultModuleParams, type ModuleParams } from "./module-params.ts";
 import type { KvmVariants } from "./variants.ts";
 
 /** What the parts that KVM shares with other architectures ask of the x86 MMU. */
 export interface KvmArch {
   /** kvm_unmap_gfn_range(): zaps [start, end) under mmu_lock held for write; true when a TLB flush is needed. */
   unmapGfnRange(start: Gfn, end: Gfn): Steps<boolean>;
+  /** kvm_age_gfn(), kvm_test_age_gfn(): was anything in [start, end) used? @param test only look */
+  ageGfnRange(start: Gfn, end: Gfn, test: boolean): Steps<boolean>;
   /** kvm_flush_remote_tlbs() */
   flushRemoteTlbs(): Steps<void>;
+  /** kvm_arch_flush_shadow_memslot(): drops what is mapped of a slot that nobody finds any more. */
+  flushShadowMemslot(slot: KvmMemorySlot): Steps<void>;
+  /** kvm_arch_memslots_updated(): the memslots are about to have this generation. */
+  memslotsUpdated(generation: number): Steps<void>;
+  /** kvm_prepare_memory_region(): what a new slot needs before it is seen. */
+  prepareMemoryRegion(update: MemslotUpdate): void;
+  /** kvm_arch_commit_memory_region(): the update is visible everywhere. */
+  commitMemoryRegion(update: MemslotUpdate): Steps<void>;
 }
 
 export class Kvm {
@@ -30,6 +42,11 @@ export class Kvm {
   readonly kernel: Kernel;
   readonly mm: Mm;
   readonly variants: KvmVariants;
+  /** Parameters of the module that made the VM. */
+  readonly params: ModuleParams = defaultModuleParams();
+  /** KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 (dirty-log.ts), and KVM_CAP_DIRTY_LOG_RING in bytes; set before there is any vCPU. */
+  manualDirtyLogProtect = 0;
+  dirtyRingSize = 0;
   readonly mmuLock: RwLock;
   readonly srcu: Srcu;
   readonly memslots: Memslots;

@@ -1,50 +1,28 @@
 /**
  * Memslots: which guest frames there are, and where the VMM's process has them.
  *
- * Two sets, one active. Readers find the active set under SRCU; an update builds the other one and publishes it:
+ * Two sets, one active. Readers find the active set under SRCU; an update (memory-region.ts) builds the other one and publishes it. A slot is
+ * never changed once a set that has it was published: an update puts a changed copy in its place.
  *
- *     slots_lock, slots_arch_lock
- *     generation of the inactive set = old | UPDATE_IN_PROGRESS
- *     wait until no invalidation is between start and end
- *     publish; drop slots_arch_lock; synchronize_srcu()
- *     generation = old + 2; bring the other set up to date
- *
- * Deleting first publishes a copy marked INVALID, has the MMU drop what it holds for the slot, and then publishes the set without it.
- * Stands for kvm_set_memslot(), kvm_swap_active_memslots(), gfn_to_memslot() of 6.12 and 7.2. A set holds up to 8 slots, searched in turn
- * (Linux: trees, which change only how fast).
+ * Stands for struct kvm_memslots, gfn_to_memslot(), id_to_memslot() of 6.12 and 7.2. A set is a table of slots, searched in turn (Linux:
+ * trees, which change only how fast).
  */
 import {
   arrayOf,
-  type Cell,
+  Cell,
   cell,
   load,
   ptr,
   type Steps,
   Struct,
-  store,
-  UsageError,
   u32,
   u53,
   type View,
   type World,
 } from "../engine/index.ts";
-import {
-  assertHeld,
-  finishWait,
-  type Kernel,
-  Mutex,
-  mutexLock,
-  mutexUnlock,
-  prepareToWait,
-  SpinLock,
-  type Srcu,
-  schedule,
-  spinLock,
-  spinUnlock,
-  synchronizeSrcu,
-  WaitQueue,
-} from "../kernel/index.ts";
+import { type Kernel, Mutex, SpinLock, type Srcu, WaitQueue } from "../kernel/index.ts";
 import { type Gfn, type Hva, PAGE_SIZE } from "../machine/index.ts";
+import { allocateLpageInfo, LPAGE_LEVELS } from "./lpage-info.ts";
 
 export const KVM_MEM_LOG_DIRTY_PAGES = 1;
 export const KVM_MEM_READONLY = 2;
@@ -52,15 +30,26 @@ export const KVM_MEMSLOT_INVALID = 1 << 16;
 /** Bit 63 in Linux; generations here are numbers, so the highest that is exact. */
 export const KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS = 2 ** 52;
 
-const SLOTS_MAX = 8;
-
-const SLOT_FIELDS = { base_gfn: u53, npages: u53, userspace_addr: u53, flags: u32, id: u32 };
+const SLOT_FIELDS = {
+  base_gfn: u53,
+  npages: u53,
+  userspace_addr: u53,
+  flags: u32,
+  id: u32,
+  /** slot->arch.lpage_info: counts by level, from 2M up. */
+  lpage_info: arrayOf(ptr, LPAGE_LEVELS.length),
+  /** slot->dirty_bitmap; 0 when there is none. */
+  dirty_bitmap: ptr,
+};
 const SLOT = new Struct("kvm_memory_slot", SLOT_FIELDS);
 export type KvmMemorySlot = View<typeof SLOT_FIELDS>;
 
-const SET_FIELDS = { generation: u53, count: u32, slots: arrayOf(ptr, SLOTS_MAX) };
+/** `slots` is a table of `count` pointers; it has room for `capacity`. */
+const SET_FIELDS = { generation: u53, count: u32, capacity: u32, slots: ptr };
 const SET = new Struct("kvm_memslots", SET_FIELDS);
-type SlotSet = View<typeof SET_FIELDS>;
+export type SlotSet = View<typeof SET_FIELDS>;
+
+const FIRST_CAPACITY = 4;
 
 export interface SlotDescription {
   readonly id: number;
@@ -68,11 +57,6 @@ export interface SlotDescription {
   readonly npages: number;
   readonly userspaceAddr: Hva;
   readonly flags: number;
-}
-
-/** What a memslot update asks of the MMU. */
-export interface MemslotArch {
-  flushShadowMemslot(slot: KvmMemorySlot): Steps<void>;
 }
 
 export class Memslots {
@@ -97,14 +81,16 @@ export class Memslots {
     this.mnActiveInvalidateCount = cell(world, "mn_active_invalidate_count");
     this.mnMemslotsUpdateWait = new WaitQueue(world, kernel.states, "kvm->mn_memslots_update_rcuwait");
     this.sets = [SET.allocate(world, "memslots[0]"), SET.allocate(world, "memslots[1]")];
+    for (const set of this.sets) setCapacity(world, set, FIRST_CAPACITY);
     this.active = cell(world, "kvm->memslots", this.sets[0].addr);
   }
 
   /** Adds a slot during set-up, as one update would: the generation advances by two. */
   addDuringSetup(slot: SlotDescription): KvmMemorySlot {
     const made = newSlot(this.world, slot);
+    this.world.makeMortal(made.addr);
     for (const set of this.sets) {
-      append(set, made.addr);
+      this.fill(set, [...this.slotsOf(set).map(({ addr }) => addr), made.addr]);
       set.generation.value += 2;
     }
     return made;
@@ -125,26 +111,67 @@ export class Memslots {
   /** The slots of a set, in order. Under SRCU, or with slots_lock held. */
   slotsOf(set: SlotSet): KvmMemorySlot[] {
     const slots: KvmMemorySlot[] = [];
-    for (let i = 0; i < set.count.value; i++) slots.push(this.slotAt(set.slots(i).value));
+    const count = set.count.value;
+    const table = set.slots.value;
+    for (let i = 0; i < count; i++) slots.push(this.slotAt(entryOf(this.world, table, i).value));
     return slots;
+  }
+
+  /** id_to_memslot(), with slots_lock held: in the active set; null when there is none. */
+  byId(id: number): KvmMemorySlot | null {
+    const set = this.setAt(this.active.value);
+    return this.slotsOf(set).find((slot) => slot.id.value === id) ?? null;
+  }
+
+  /** Makes a set hold these slots. With nobody reading it. */
+  fill(set: SlotSet, addrs: readonly number[]): void {
+    if (addrs.length > set.capacity.value) setCapacity(this.world, set, 2 * addrs.length);
+    const table = set.slots.value;
+    for (const [i, addr] of addrs.entries()) entryOf(this.world, table, i).value = addr;
+    set.count.value = addrs.length;
   }
 }
 
-function newSlot(world: World, slot: SlotDescription): KvmMemorySlot {
-  const made = SLOT.allocate(world, `memslot ${slot.id}`);
+function entryOf(world: World, table: number, index: number): Cell {
+  return new Cell<number>(world, table + 8 * index, 8, false);
+}
+
+function setCapacity(world: World, set: SlotSet, capacity: number): void {
+  set.slots.value = world.allocate(8 * capacity, "kvm_memslots.slots", (offset) => `[${offset >>> 3}]`);
+  set.capacity.value = capacity;
+}
+
+/** A slot with what KVM keeps of its large pages; in no set yet. */
+export function newSlot(world: World, slot: SlotDescription): KvmMemorySlot {
+  const name = `memslot ${slot.id}`;
+  const made = SLOT.allocate(world, name);
+  setPlace(made, slot);
+  for (const [i, level] of LPAGE_LEVELS.entries()) {
+    made.lpage_info(i).value = allocateLpageInfo(world, slot, level, name);
+  }
+  return made;
+}
+
+/** A copy of a slot with other flags, which shares what KVM keeps of its large pages. */
+export function copyOfSlot(world: World, slot: KvmMemorySlot, flags: number): KvmMemorySlot {
+  const made = SLOT.allocate(
+    world,
+    `memslot ${slot.id.value}${(flags & KVM_MEMSLOT_INVALID) !== 0 ? " (invalid)" : ""}`,
+  );
+  for (const field of ["base_gfn", "npages", "userspace_addr", "id", "dirty_bitmap"] as const) {
+    made[field].value = slot[field].value;
+  }
+  made.flags.value = flags;
+  for (const i of LPAGE_LEVELS.keys()) made.lpage_info(i).value = slot.lpage_info(i).value;
+  return made;
+}
+
+function setPlace(made: KvmMemorySlot, slot: SlotDescription): void {
   made.base_gfn.value = slot.baseGfn;
   made.npages.value = slot.npages;
   made.userspace_addr.value = slot.userspaceAddr;
   made.flags.value = slot.flags;
   made.id.value = slot.id;
-  return made;
-}
-
-function append(set: SlotSet, slot: number): void {
-  const count = set.count.value;
-  if (count >= SLOTS_MAX) throw new UsageError(`more than ${SLOTS_MAX} memslots: raise SLOTS_MAX`);
-  set.slots(count).value = slot;
-  set.count.value = count + 1;
 }
 
 /** kvm_memslots(): the active set, under SRCU. */
@@ -161,6 +188,11 @@ export function* gfnToMemslot(memslots: Memslots, gfn: Gfn): Steps<KvmMemorySlot
 function contains(slot: KvmMemorySlot, gfn: Gfn): boolean {
   const base = slot.base_gfn.value;
   return gfn >= base && gfn < base + slot.npages.value;
+}
+
+/** memslot_is_readonly() */
+export function memslotIsReadonly(slot: KvmMemorySlot): boolean {
+  return (slot.flags.value & KVM_MEM_READONLY) !== 0;
 }
 
 /** __gfn_to_hva_memslot() */
@@ -180,70 +212,4 @@ export function gfnRangeOf(slot: KvmMemorySlot, start: Hva, end: Hva): { start: 
     start: (base + Math.floor((from - first) / PAGE_SIZE)) as Gfn,
     end: (base + Math.ceil((to - first) / PAGE_SIZE)) as Gfn,
   };
-}
-
-/** KVM_SET_USER_MEMORY_REGION that creates a slot. */
-export function* kvmCreateMemslot(memslots: Memslots, slot: SlotDescription): Steps<void> {
-  yield* mutexLock(memslots.slotsLock);
-  yield* mutexLock(memslots.slotsArchLock);
-  const made = newSlot(memslots.world, slot);
-  yield* replaceSlots(memslots, (addrs) => [...addrs, made.addr]);
-  yield* mutexUnlock(memslots.slotsLock);
-}
-
-/** KVM_SET_USER_MEMORY_REGION with size 0: invalid first, then gone. */
-export function* kvmDeleteMemslot(memslots: Memslots, arch: MemslotArch, id: number): Steps<void> {
-  yield* mutexLock(memslots.slotsLock);
-  yield* mutexLock(memslots.slotsArchLock);
-  const set = memslots.setAt(memslots.active.value);
-  const old = memslots.slotsOf(set).find((slot) => slot.id.value === id);
-  if (old === undefined) throw new UsageError(`memslot ${id}: does not exist; create it before it is deleted`);
-  const invalid = SLOT.allocate(memslots.world, `memslot ${id} (invalid)`);
-  for (const field of ["base_gfn", "npages", "userspace_addr", "id"] as const) invalid[field].value = old[field].value;
-  invalid.flags.value = old.flags.value | KVM_MEMSLOT_INVALID;
-  yield* replaceSlots(memslots, (addrs) => addrs.map((addr) => (addr === old.addr ? invalid.addr : addr)));
-  yield* arch.flushShadowMemslot(invalid);
-  yield* mutexLock(memslots.slotsArchLock);
-  yield* replaceSlots(memslots, (addrs) => addrs.filter((addr) => addr !== invalid.addr));
-  yield* mutexUnlock(memslots.slotsLock);
-}
-
-/** kvm_swap_active_memslots() with the change given; drops slots_arch_lock. */
-function* replaceSlots(memslots: Memslots, change: (addrs: readonly number[]) => readonly number[]): Steps<void> {
-  assertHeld(memslots.slotsLock);
-  assertHeld(memslots.slotsArchLock);
-  const activeAddr = memslots.active.value;
-  const active = memslots.setAt(activeAddr);
-  const inactive = memslots.inactiveSet(activeAddr);
-  const addrs = change(memslots.slotsOf(active).map((slot) => slot.addr));
-  const generation = active.generation.value;
-  fill(inactive, addrs);
-  yield* store(inactive.generation, generation + KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS);
-  yield* waitForInvalidations(memslots);
-  yield* store(memslots.active, inactive.addr, "rcu_assign_pointer(kvm->memslots)");
-  yield* mutexUnlock(memslots.slotsArchLock);
-  yield* synchronizeSrcu(memslots.srcu);
-  yield* store(inactive.generation, generation + 2);
-  // Nobody reads the old set any more.
-  fill(active, addrs);
-  active.generation.value = generation + 2;
-}
-
-function fill(set: SlotSet, addrs: readonly number[]): void {
-  set.count.value = 0;
-  for (const addr of addrs) append(set, addr);
-}
-
-/** An invalidation must see the same slots at its start and at its end. */
-function* waitForInvalidations(memslots: Memslots): Steps<void> {
-  const { mnInvalidateLock, mnActiveInvalidateCount, mnMemslotsUpdateWait } = memslots;
-  yield* spinLock(mnInvalidateLock);
-  while ((yield* load(mnActiveInvalidateCount)) !== 0) {
-    yield* prepareToWait(mnMemslotsUpdateWait);
-    yield* spinUnlock(mnInvalidateLock);
-    yield* schedule(mnMemslotsUpdateWait);
-    yield* spinLock(mnInvalidateLock);
-  }
-  yield* finishWait(mnMemslotsUpdateWait);
-  yield* spinUnlock(mnInvalidateLock);
 }

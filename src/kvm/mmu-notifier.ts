@@ -21,7 +21,7 @@ import {
   writeLock,
   writeUnlock,
 } from "../kernel/index.ts";
-import type { Gfn } from "../machine/index.ts";
+import type { Gfn, Hva } from "../machine/index.ts";
 import { gpcProtocol } from "./gpc-protocols.ts";
 import type { Kvm } from "./kvm.ts";
 import { gfnRangeOf, kvmMemslots } from "./memslots.ts";
@@ -32,9 +32,9 @@ export function mmuNotifierOps(kvm: Kvm): MmuNotifierOps {
   return {
     invalidateRangeStart: (range) => kvmMmuNotifierInvalidateRangeStart(kvm, range),
     invalidateRangeEnd: (range) => kvmMmuNotifierInvalidateRangeEnd(kvm, range),
-    clearFlushYoung: () => kvmHandleHvaRangeNoFlush(),
-    clearYoung: () => kvmHandleHvaRangeNoFlush(),
-    testYoung: () => kvmHandleHvaRangeNoFlush(),
+    clearFlushYoung: (start, end) => kvmMmuNotifierClearYoung(kvm, start, end, true),
+    clearYoung: (start, end) => kvmMmuNotifierClearYoung(kvm, start, end, false),
+    testYoung: (addr) => kvmMmuNotifierTestYoung(kvm, addr),
   };
 }
 
@@ -74,10 +74,13 @@ function* kvmMmuNotifierInvalidateRangeEnd(kvm: Kvm, range: NotifierRange): Step
 }
 
 /** The guest frames that the host range backs, slot by slot. */
-function* overlapping(kvm: Kvm, range: NotifierRange): Steps<{ start: Gfn; end: Gfn }[]> {
+function* overlapping(kvm: Kvm, range: Pick<NotifierRange, "start" | "end">): Steps<{ start: Gfn; end: Gfn }[]> {
   const set = yield* kvmMemslots(kvm.memslots);
+  const slots = kvm.memslots.slotsOf(set);
+  // In the order of their host addresses, as the tree has them.
+  if (slots.length > 1) slots.sort((a, b) => a.userspace_addr.value - b.userspace_addr.value);
   const parts: { start: Gfn; end: Gfn }[] = [];
-  for (const slot of kvm.memslots.slotsOf(set)) {
+  for (const slot of slots) {
     const part = gfnRangeOf(slot, range.start, range.end);
     if (part !== null) parts.push(part);
   }
@@ -137,7 +140,37 @@ export function* mmuInvalidateRetryGfnUnsafe(kvm: Kvm, mmuSeq: number, gfn: Gfn)
   return (yield* load(kvm.mmuInvalidateSeq)) !== mmuSeq;
 }
 
-// Aging is not here yet.
-function* kvmHandleHvaRangeNoFlush(): Steps<boolean> {
-  return false;
+// --- aging -----------------------------------------------------------------------------------------------------------
+
+/** kvm_mmu_notifier_clear_flush_young(), kvm_mmu_notifier_clear_young(). 7.2 never flushes: a page may look older than it is. */
+function* kvmMmuNotifierClearYoung(kvm: Kvm, start: Hva, end: Hva, flush: boolean): Steps<boolean> {
+  const event: KvmEvent = { name: "kvm_age_hva", start, end };
+  kvm.world.emit(event);
+  return yield* ageHvaRange(kvm, { start, end, test: false, flush: flush && kvm.variants.kernel === "6.12" });
+}
+
+/** kvm_mmu_notifier_test_young(), of one address. */
+function* kvmMmuNotifierTestYoung(kvm: Kvm, addr: Hva): Steps<boolean> {
+  const event: KvmEvent = { name: "kvm_test_age_hva", addr };
+  kvm.world.emit(event);
+  return yield* ageHvaRange(kvm, { start: addr, end: (addr + 1) as Hva, test: true, flush: false });
+}
+
+/** kvm_age_hva_range(): 6.12 holds mmu_lock for write, 7.2 nothing but SRCU, which keeps the memslots. */
+function* ageHvaRange(
+  kvm: Kvm,
+  range: { readonly start: Hva; readonly end: Hva; readonly test: boolean; readonly flush: boolean },
+): Steps<boolean> {
+  const { arch } = kvm;
+  if (arch === null) return false;
+  const locked = kvm.variants.kernel === "6.12";
+  yield* srcuReadLock(kvm.srcu);
+  const parts = yield* overlapping(kvm, range);
+  let young = false;
+  if (locked && parts.length > 0) yield* writeLock(kvm.mmuLock);
+  for (const part of parts) if (yield* arch.ageGfnRange(part.start, part.end, range.test)) young = true;
+  if (range.flush && young) yield* arch.flushRemoteTlbs();
+  if (locked && parts.length > 0) yield* writeUnlock(kvm.mmuLock);
+  yield* srcuReadUnlock(kvm.srcu);
+  return young;
 }

@@ -4,12 +4,26 @@
  * The table itself is a page of the heap, full of the non-present value when it is made. sptep_to_sp() finds the page that an entry
  * belongs to.
  */
-import { retire, type Steps, Struct, u32, u53, type View, type World } from "../engine/index.ts";
+import { ptr, retire, type Steps, Struct, u32, u53, type View, type World } from "../engine/index.ts";
 import { type Gfn, gfn, type Hpa, hpaToPfn, PAGE_SIZE, type Pfn, pagesPerLevel } from "../machine/index.ts";
 import { roleLevel } from "./role.ts";
 import type { SpteLayout } from "./spte.ts";
 
-const FIELDS = { role: u32, gfn: u53, spt: u53, ptep: u53, tdp_mmu_root_count: u32, nx_huge_page_disallowed: u32 };
+const FIELDS = {
+  role: u32,
+  gfn: u53,
+  spt: u53,
+  ptep: u53,
+  tdp_mmu_root_count: u32,
+  nx_huge_page_disallowed: u32,
+  /** sp->possible_nx_huge_page_link: neighbours on the list. */
+  nx_huge_page_next: ptr,
+  nx_huge_page_prev: ptr,
+  /** The next TDP root on kvm->arch.tdp_mmu_roots. */
+  link: ptr,
+  /** Of an invalid TDP root: the TDP MMU's own reference is still held, and the zap that gives it back is still to come. */
+  tdp_mmu_scheduled_root_to_zap: u32,
+};
 const SP = new Struct("kvm_mmu_page", FIELDS);
 export type KvmMmuPage = View<typeof FIELDS>;
 
@@ -29,11 +43,12 @@ export class MmuPages {
   }
 
   /** tdp_mmu_alloc_sp(), tdp_mmu_init_sp() */
-  allocate(role: number, base: Gfn, ptep: number): KvmMmuPage {
+  /** @param contents what the table holds; null: nothing present */
+  allocate(role: number, base: Gfn, ptep: number, contents: Uint32Array | null = null): KvmMmuPage {
     const level = roleLevel(role);
     const size = pagesPerLevel(level);
     const describe = (offset: number): string => `spte(l${level} gfn ${(base + (offset >>> 3) * size).toString(16)})`;
-    const spt = this.world.allocate(PAGE_SIZE, "", describe, this.template);
+    const spt = this.world.allocate(PAGE_SIZE, "", describe, contents ?? this.template);
     const sp = SP.allocate(this.world, `sp(l${level} gfn ${base.toString(16)})`);
     sp.role.value = role;
     sp.gfn.value = base;

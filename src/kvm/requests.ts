@@ -18,6 +18,8 @@ import type { Vm } from "./vm.ts";
 
 export const KVM_REQ_TLB_FLUSH = 1 << 0;
 export const KVM_REQ_MMU_FREE_OBSOLETE_ROOTS = 1 << 1;
+export const KVM_REQ_CLOCK_UPDATE = 1 << 2;
+export const KVM_REQ_DIRTY_RING_SOFT_FULL = 1 << 3;
 
 export const OUTSIDE_GUEST_MODE = 0;
 export const IN_GUEST_MODE = 1;
@@ -31,7 +33,7 @@ export function* kvmCheckRequest(vcpu: Vcpu, request: number): Steps<boolean> {
 }
 
 /** kvm_make_all_cpus_request(), for requests that wait: true when a CPU had to be interrupted. */
-function* kvmMakeAllCpusRequest(vm: Vm, request: number): Steps<boolean> {
+export function* kvmMakeAllCpusRequest(vm: Vm, request: number): Steps<boolean> {
   const self = current(vm.world).cpu;
   const targets: number[] = [];
   for (const vcpu of vm.vcpus) {

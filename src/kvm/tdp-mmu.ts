@@ -8,52 +8,37 @@
  *                 leaf         -->  non-present             zap (mmu_lock for write), flush before the lock is dropped
  *                 table        -->  non-present             zap of a root; its entries are zapped too, the table freed by RCU
  *
- * Stands for tdp_mmu.c of 6.12 and 7.2, as far as faults, notifier unmap and teardown go.
+ * Here is how entries change and what follows from it; roots are in tdp-roots.ts, zapping is in tdp-zap.ts, walks are in tdp-iter.ts.
+ * Stands for tdp_mmu.c of 6.12 and 7.2.
  */
 import {
-  arrayOf,
   assertThat,
   Cell,
   type Cell as CellType,
+  cell,
   compareExchange,
   exchange,
   load,
-  ptr,
   type Steps,
-  Struct,
   sameU64,
   store,
   type U64,
-  UsageError,
-  u32,
-  type View,
   type World,
 } from "../engine/index.ts";
-import {
-  assertHeld,
-  assertHeldRead,
-  assertHeldWrite,
-  callRcu,
-  rcuReadLock,
-  rcuReadUnlock,
-  SpinLock,
-  spinLock,
-  spinUnlock,
-} from "../kernel/index.ts";
+import { assertHeldRead, assertHeldWrite, callRcu, SpinLock } from "../kernel/index.ts";
 import {
   ENTRIES_PER_TABLE,
   type Gfn,
   gfn,
-  type Hpa,
   PAGE_SIZE,
-  PG_LEVEL_1G,
   PG_LEVEL_2M,
   PG_LEVEL_4K,
   pagesPerLevel,
 } from "../machine/index.ts";
 import type { Kvm } from "./kvm.ts";
 import { type KvmMmuPage, MmuPages, spFrame, spGfn, spLevel } from "./mmu-page.ts";
-import { childRole, type RoleLayout, roleLayout, tdpRootRole } from "./role.ts";
+import { tdpMmuUnlinkSp } from "./nx-huge.ts";
+import { childRole, type RoleLayout, roleLayout } from "./role.ts";
 import {
   checkSpteWritableInvariants,
   isFrozenSpte,
@@ -65,16 +50,12 @@ import {
   spteLayout,
   spteToPfn,
 } from "./spte.ts";
-import { type TdpIter, tdpIterNext, tdpIterStart } from "./tdp-iter.ts";
+import type { TdpIter } from "./tdp-iter.ts";
 import type { KvmEvent, SpText, StatEvent } from "./trace.ts";
 
-/** Guest frames that a 4-level root maps. */
-const GFN_END: Gfn = gfn(2 ** 36);
 export const TDP_ROOT_LEVEL = 4;
-
-const ROOTS_MAX = 8;
-const ROOT_FIELDS = { count: u32, roots: arrayOf(ptr, ROOTS_MAX) };
-const ROOTS = new Struct("tdp_mmu_roots", ROOT_FIELDS);
+/** Guest frames that a 4-level root maps. */
+const GFN_END = 2 ** 36;
 
 export class TdpMmu {
   readonly kvm: Kvm;
@@ -83,8 +64,12 @@ export class TdpMmu {
   readonly roles: RoleLayout;
   readonly pages: MmuPages;
   readonly tdpMmuPagesLock: SpinLock;
-  /** kvm->arch.tdp_mmu_roots: read under mmu_lock, changed with tdp_mmu_pages_lock as well. */
-  readonly roots: View<typeof ROOT_FIELDS>;
+  /** kvm->arch.tdp_mmu_roots, the head of the list that goes on through sp->link: read under mmu_lock, changed with tdp_mmu_pages_lock as well. */
+  readonly roots: CellType;
+  /** tdp_mmu_max_gfn_exclusive(): walks of a whole root end here. */
+  readonly gfnEnd: Gfn;
+  /** kvm->arch.possible_nx_huge_pages: changed under tdp_mmu_pages_lock, or with mmu_lock held for write. */
+  readonly possibleNxHugePages: { readonly head: CellType; readonly tail: CellType; readonly count: CellType };
   /** The RCU callback that frees a table. */
   readonly freeSpRcuCallback: number;
 
@@ -92,11 +77,17 @@ export class TdpMmu {
     const { world, variants } = kvm;
     this.kvm = kvm;
     this.world = world;
-    this.layout = spteLayout(variants.kernel);
+    this.layout = spteLayout(variants.kernel, variants.paging);
     this.roles = roleLayout(variants.kernel);
     this.pages = new MmuPages(world, this.layout);
     this.tdpMmuPagesLock = new SpinLock(world, "kvm->tdp_mmu_pages_lock");
-    this.roots = ROOTS.allocate(world, "tdp_mmu_roots");
+    this.roots = cell(world, "kvm->arch.tdp_mmu_roots");
+    this.gfnEnd = gfn(Math.min(variants.gfnEnd, GFN_END));
+    this.possibleNxHugePages = {
+      head: cell(world, "possible_nx_huge_pages.head"),
+      tail: cell(world, "possible_nx_huge_pages.tail"),
+      count: cell(world, "possible_nx_huge_pages.nr_pages"),
+    };
     this.freeSpRcuCallback = kvm.kernel.rcu.register((addr) => this.pages.free(this.pages.at(addr)));
   }
 
@@ -114,68 +105,16 @@ export function spText(sp: KvmMmuPage): SpText {
   return { gfn: sp.gfn.value, role: sp.role.value, rootCount: sp.tdp_mmu_root_count.value, unsync: false };
 }
 
-// --- roots -----------------------------------------------------------------------------------------------------------
-
-/** kvm_tdp_mmu_alloc_root(): the root for this kind of vCPU, with a reference. mmu_lock held for read. */
-export function* kvmTdpMmuAllocRoot(tdp: TdpMmu): Steps<KvmMmuPage> {
-  assertHeldRead(tdp.kvm.mmuLock);
-  const role = tdpRootRole(tdp.roles, TDP_ROOT_LEVEL);
-  const found = yield* findRoot(tdp, role);
-  if (found !== null) return found;
-  yield* spinLock(tdp.tdpMmuPagesLock);
-  // Another vCPU may have made the same root while the lock was not held.
-  let root = yield* findRoot(tdp, role);
-  if (root === null) {
-    root = tdp.pages.allocate(role, gfn(0), 0);
-    tdp.emit({ name: "kvm_mmu_get_page", sp: spText(root), created: true });
-    // One reference for the vCPU, one that the TDP MMU keeps until the root is invalidated.
-    root.tdp_mmu_root_count.value = 2;
-    const count = yield* load(tdp.roots.count);
-    if (count === ROOTS_MAX) throw new UsageError(`more than ${ROOTS_MAX} TDP roots: raise ROOTS_MAX`);
-    yield* store(tdp.roots.roots(count), root.addr);
-    yield* store(tdp.roots.count, count + 1);
-  }
-  yield* spinUnlock(tdp.tdpMmuPagesLock);
-  return root;
-}
-
-/** A valid root of that role, with a reference taken; null when there is none. */
-function* findRoot(tdp: TdpMmu, role: number): Steps<KvmMmuPage | null> {
-  for (const root of yield* allRoots(tdp)) {
-    if (root.role.value === role && (yield* getRoot(root))) return root;
-  }
-  return null;
-}
-
-/** kvm_tdp_mmu_get_root(): false when the last reference is gone. */
-function* getRoot(root: KvmMmuPage): Steps<boolean> {
-  for (;;) {
-    const count = yield* load(root.tdp_mmu_root_count);
-    if (count === 0) return false;
-    if ((yield* compareExchange(root.tdp_mmu_root_count, count, count + 1)) === count) return true;
-  }
-}
-
-/** The roots on the list, invalid ones included. mmu_lock held. */
-function* allRoots(tdp: TdpMmu): Steps<KvmMmuPage[]> {
-  assertHeld(tdp.kvm.mmuLock);
-  const count = yield* load(tdp.roots.count);
-  const roots: KvmMmuPage[] = [];
-  for (let i = 0; i < count; i++) roots.push(tdp.pages.at(yield* load(tdp.roots.roots(i))));
-  return roots;
-}
-
-function isInvalid(tdp: TdpMmu, root: KvmMmuPage): boolean {
-  return (root.role.value & tdp.roles.invalid) !== 0;
-}
-
 // --- changing entries ------------------------------------------------------------------------------------------------
+
+/** An entry, and what was read in it. */
+type EntryAt = Pick<TdpIter, "sptep" | "gfn" | "level" | "oldSpte" | "yielded">;
 
 /**
  * tdp_mmu_set_spte_atomic(): changes the entry if it is still what the walk has read; false when it is not (the walk then has the new value).
  * mmu_lock held for read.
  */
-export function* tdpMmuSetSpteAtomic(tdp: TdpMmu, iter: TdpIter, newSpte: U64): Steps<boolean> {
+export function* tdpMmuSetSpteAtomic(tdp: TdpMmu, iter: EntryAt, newSpte: U64): Steps<boolean> {
   assertHeldRead(tdp.kvm.mmuLock);
   assertThat(!iter.yielded && !isFrozenSpte(tdp.layout, iter.oldSpte), "a frozen SPTE is changed", "frozen-spte");
   const { sptep, oldSpte, level } = iter;
@@ -194,7 +133,7 @@ export function* tdpMmuIterSetSpte(tdp: TdpMmu, iter: TdpIter, newSpte: U64): St
   iter.oldSpte = yield* tdpMmuSetSpte(tdp, iter.sptep, iter.gfn, iter.level, iter.oldSpte, newSpte);
 }
 
-function* tdpMmuSetSpte(
+export function* tdpMmuSetSpte(
   tdp: TdpMmu,
   sptep: CellType<U64>,
   base: Gfn,
@@ -209,9 +148,8 @@ function* tdpMmuSetSpte(
 
 /** kvm_tdp_mmu_write_spte(): fetches the old value in the same step if anybody may be changing it meanwhile. */
 function* kvmTdpMmuWriteSpte(tdp: TdpMmu, sptep: CellType<U64>, old: U64, newSpte: U64, level: number): Steps<U64> {
-  const { kernel } = tdp.kvm.variants;
   const isLeaf = isShadowPresentPte(old) && isLastSpte(old, level);
-  if (isLeaf && spteHasVolatileBits(tdp.layout, old, kernel)) return yield* exchange(sptep, newSpte);
+  if (isLeaf && spteHasVolatileBits(tdp.layout, old)) return yield* exchange(sptep, newSpte);
   yield* store(sptep, newSpte);
   return old;
 }
@@ -226,7 +164,7 @@ interface ChangedSpte {
 }
 
 /** handle_changed_spte(): what follows from an entry's change. */
-function* handleChangedSpte(tdp: TdpMmu, change: ChangedSpte): Steps<void> {
+export function* handleChangedSpte(tdp: TdpMmu, change: ChangedSpte): Steps<void> {
   const { level, oldSpte, newSpte } = change;
   const wasPresent = isShadowPresentPte(oldSpte);
   const isPresent = isShadowPresentPte(newSpte);
@@ -240,6 +178,7 @@ function* handleChangedSpte(tdp: TdpMmu, change: ChangedSpte): Steps<void> {
   const reportLast = removesTable && tdp.kvm.variants.kernel === "7.2";
   if (!reportLast) reportChange(tdp, change);
   if (isLeaf) checkSpteWritableInvariants(tdp.layout, newSpte);
+  if (wasLeaf && !isPresent) tdp.world.clock?.spend("zap a leaf");
   if (isLeaf !== wasLeaf) tdp.count(pagesStat(level), isLeaf ? 1 : -1);
   if (removesTable) yield* handleRemovedPt(tdp, spteToPfn(oldSpte) * PAGE_SIZE, change.shared);
   if (reportLast) reportChange(tdp, change);
@@ -249,7 +188,8 @@ function reportChange(tdp: TdpMmu, { gfn: base, level, oldSpte, newSpte }: Chang
   tdp.emit({ name: "kvm_tdp_mmu_spte_changed", asId: 0, gfn: base, level, oldSpte, newSpte });
 }
 
-function pagesStat(level: number): string {
+/** The statistic that counts the leaves of a level. */
+export function pagesStat(level: number): string {
   return level === PG_LEVEL_4K ? "pages_4k" : level === PG_LEVEL_2M ? "pages_2m" : "pages_1g";
 }
 
@@ -262,9 +202,11 @@ function* handleRemovedPt(tdp: TdpMmu, table: number, shared: boolean): Steps<vo
   const level = spLevel(sp);
   tdp.emit({ name: "kvm_mmu_prepare_zap_page", sp: spText(sp) });
   const { frozen } = tdp.layout;
+  yield* tdpMmuUnlinkSp(tdp, sp);
   for (let i = 0; i < ENTRIES_PER_TABLE; i++) {
     const sptep = new Cell<U64>(tdp.world, table + 8 * i, 8, true);
     const base = gfn(spGfn(sp) + i * pagesPerLevel(level));
+    if (base >= tdp.gfnEnd) break;
     let oldSpte: U64;
     if (shared) {
       // Somebody else may have frozen the entry and be about to write it.
@@ -283,65 +225,18 @@ function* handleRemovedPt(tdp: TdpMmu, table: number, shared: boolean): Steps<vo
 
 // --- linking tables --------------------------------------------------------------------------------------------------
 
-/** tdp_mmu_alloc_sp(), tdp_mmu_init_child_sp() */
-export function tdpMmuAllocChildSp(tdp: TdpMmu, iter: TdpIter): KvmMmuPage {
+/** tdp_mmu_alloc_sp(), tdp_mmu_init_child_sp(). @param contents what the table holds before it is linked; null: nothing present */
+export function tdpMmuAllocChildSp(tdp: TdpMmu, iter: TdpIter, contents: Uint32Array | null = null): KvmMmuPage {
   const parent = tdp.pages.ofEntry(iter.sptep.addr);
-  const sp = tdp.pages.allocate(childRole(parent.role.value), iter.gfn, iter.sptep.addr);
+  const sp = tdp.pages.allocate(childRole(parent.role.value), iter.gfn, iter.sptep.addr, contents);
   tdp.emit({ name: "kvm_mmu_get_page", sp: spText(sp), created: true });
   return sp;
 }
 
-/** tdp_mmu_link_sp(), for a fault: false when the entry is no longer what it was. The table's contents were written before it is linked. */
-export function* tdpMmuLinkSp(tdp: TdpMmu, iter: TdpIter, sp: KvmMmuPage): Steps<boolean> {
-  return yield* tdpMmuSetSpteAtomic(tdp, iter, makeNonleafSpte(tdp.layout, spFrame(sp)));
-}
-
-// --- zapping ---------------------------------------------------------------------------------------------------------
-
-/** kvm_tdp_mmu_unmap_gfn_range(): the notifier's zap; true when a TLB flush is needed. mmu_lock held for write. */
-export function* kvmTdpMmuUnmapGfnRange(tdp: TdpMmu, start: Gfn, end: Gfn): Steps<boolean> {
-  let flush = false;
-  for (const root of yield* allRoots(tdp)) {
-    if (yield* tdpMmuZapLeafs(tdp, root, start, end)) flush = true;
-  }
-  return flush;
-}
-
-/** tdp_mmu_zap_leafs(): tables are left in place. */
-function* tdpMmuZapLeafs(tdp: TdpMmu, root: KvmMmuPage, start: Gfn, end: Gfn): Steps<boolean> {
-  assertHeldWrite(tdp.kvm.mmuLock);
-  let flush = false;
-  yield* rcuReadLock(tdp.kvm.kernel.rcu);
-  const iter = yield* tdpIterStart(tdp.world, root, PG_LEVEL_4K, start, end);
-  for (; iter.valid; yield* tdpIterNext(iter)) {
-    if (!isShadowPresentPte(iter.oldSpte) || !isLastSpte(iter.oldSpte, iter.level)) continue;
-    yield* tdpMmuIterSetSpte(tdp, iter, tdp.layout.nonPresent);
-    // vCPUs that use an invalid root flush when they load the next one.
-    if (!isInvalid(tdp, root)) flush = true;
-  }
-  yield* rcuReadUnlock(tdp.kvm.kernel.rcu);
-  return flush;
-}
-
-/** kvm_tdp_mmu_zap_all(): the VM goes away. mmu_lock held for write. */
-export function* kvmTdpMmuZapAll(tdp: TdpMmu): Steps<void> {
-  for (const root of yield* allRoots(tdp)) yield* tdpMmuZapRoot(tdp, root);
-}
-
-/** tdp_mmu_zap_root(), exclusively: level by level from the bottom, so that no single step takes a large table with it. */
-function* tdpMmuZapRoot(tdp: TdpMmu, root: KvmMmuPage): Steps<void> {
-  yield* rcuReadLock(tdp.kvm.kernel.rcu);
-  for (const zapLevel of [PG_LEVEL_4K, PG_LEVEL_2M, PG_LEVEL_1G, spLevel(root)]) {
-    const iter = yield* tdpIterStart(tdp.world, root, zapLevel, gfn(0), GFN_END);
-    for (; iter.valid; yield* tdpIterNext(iter)) {
-      if (!isShadowPresentPte(iter.oldSpte) || iter.level > zapLevel) continue;
-      yield* tdpMmuIterSetSpte(tdp, iter, tdp.layout.nonPresent);
-    }
-  }
-  yield* rcuReadUnlock(tdp.kvm.kernel.rcu);
-}
-
-/** Host-physical address of a root's table: what nCR3 is loaded with. */
-export function rootHpa(root: KvmMmuPage): Hpa {
-  return root.spt.value as Hpa;
+/** tdp_mmu_link_sp(): false when the entry is no longer what it was. The table's contents were written before it is linked. */
+export function* tdpMmuLinkSp(tdp: TdpMmu, iter: TdpIter, sp: KvmMmuPage, shared: boolean): Steps<boolean> {
+  const spte = makeNonleafSpte(tdp.layout, spFrame(sp));
+  if (shared) return yield* tdpMmuSetSpteAtomic(tdp, iter, spte);
+  yield* tdpMmuIterSetSpte(tdp, iter, spte);
+  return true;
 }

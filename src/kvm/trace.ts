@@ -4,10 +4,10 @@
  * An event holds what the kernel's tracepoint records when it fires; formatting it is for whoever prints. Texts are those of 6.12 and 7.2
  * (kvmmmu:* and kvm:*). Statistics are reported the same way, as increments, so that an execution's are undone with it.
  */
-import { hexU64, type TraceEvent, testU64, type U64 } from "../engine/index.ts";
+import { hexU64, sameU64, type TraceEvent, testU64, type U64, U64_ZERO } from "../engine/index.ts";
 import { PFERR_FETCH, PFERR_PRESENT, PFERR_RSVD, PFERR_USER, PFERR_WRITE } from "../machine/index.ts";
 import { formatRole, roleLayout } from "./role.ts";
-import { isShadowPresentPte, type SpteLayout } from "./spte.ts";
+import { isExecutablePte, type SpteLayout } from "./spte.ts";
 import type { KernelVersion } from "./variants.ts";
 
 /** What the tracepoints print of a shadow page. */
@@ -27,7 +27,64 @@ export type KvmEvent =
       readonly errorCode: number;
     }
   | { readonly name: "kvm_userspace_exit"; readonly reason: string; readonly code: number }
+  | { readonly name: "kvm_entry"; readonly vcpu: number; readonly rip: number }
+  | {
+      readonly name: "kvm_exit";
+      readonly vcpu: number;
+      readonly reason: string;
+      readonly rip: number;
+      readonly info1: number;
+      readonly info2: number;
+      readonly requests: number;
+    }
+  | { readonly name: "kvm_mmu_zap_all_fast"; readonly validGen: number; readonly usedPages: number }
+  | {
+      readonly name: "mark_mmio_spte";
+      readonly sptep: number;
+      readonly gfn: number;
+      readonly access: number;
+      readonly gen: number;
+    }
+  | {
+      readonly name: "check_mmio_spte";
+      readonly spte: U64;
+      readonly kvmGen: number;
+      readonly spteGen: number;
+      readonly valid: boolean;
+    }
+  | { readonly name: "handle_mmio_page_fault"; readonly addr: number; readonly gfn: number; readonly access: number }
+  | { readonly name: "vcpu_match_mmio"; readonly gva: number; readonly gpa: number; readonly isWrite: boolean }
+  | {
+      readonly name: "kvm_mmio";
+      readonly kind: "unsatisfied-read" | "read" | "write";
+      readonly len: number;
+      readonly gpa: number;
+      readonly value: U64;
+    }
+  | { readonly name: "kvm_emulate_insn"; readonly rip: number; readonly bytes: string; readonly mode: string }
+  | { readonly name: "kvm_mmu_pagetable_walk"; readonly addr: number; readonly pferr: number }
+  | { readonly name: "kvm_mmu_paging_element"; readonly pte: U64; readonly level: number }
+  | { readonly name: "kvm_mmu_set_accessed_bit" | "kvm_mmu_set_dirty_bit"; readonly gpa: number }
   | { readonly name: "kvm_unmap_hva_range"; readonly start: number; readonly end: number }
+  | { readonly name: "kvm_age_hva"; readonly start: number; readonly end: number }
+  | { readonly name: "kvm_test_age_hva"; readonly addr: number }
+  | {
+      readonly name: "kvm_dirty_ring_push";
+      readonly ring: number;
+      readonly dirty: number;
+      readonly reset: number;
+      readonly slot: number;
+      readonly offset: number;
+      readonly used: number;
+    }
+  | {
+      readonly name: "kvm_dirty_ring_reset";
+      readonly ring: number;
+      readonly dirty: number;
+      readonly reset: number;
+      readonly used: number;
+    }
+  | { readonly name: "kvm_dirty_ring_exit"; readonly vcpu: number }
   | { readonly name: "kvm_mmu_get_page"; readonly sp: SpText; readonly created: boolean }
   | { readonly name: "kvm_mmu_prepare_zap_page"; readonly sp: SpText }
   | {
@@ -92,6 +149,8 @@ const hex = (value: number): string => value.toString(16);
 /** `%#016lx`: sixteen characters, the prefix included. */
 const padded14 = (value: number): string => `0x${hex(value).padStart(14, "0")}`;
 
+const padded16 = (value: number): string => `0x${hex(value).padStart(16, "0")}`;
+
 /** What follows `event_name: ` in the trace. */
 export function formatEvent(event: KvmEvent, kernel: KernelVersion, layout: SpteLayout): string {
   switch (event.name) {
@@ -99,8 +158,48 @@ export function formatEvent(event: KvmEvent, kernel: KernelVersion, layout: Spte
       return `vcpu ${event.vcpu} rip 0x${hex(event.rip)} address 0x${hex(event.address).padStart(16, "0")} error_code 0x${hex(event.errorCode)}`;
     case "kvm_userspace_exit":
       return `reason ${event.reason} (${event.code})`;
+    case "kvm_entry": {
+      const injected = kernel === "7.2" ? " intr_info 0x00000000 error_code 0x00000000" : "";
+      return `vcpu ${event.vcpu}, rip 0x${hex(event.rip)}${injected}`;
+    }
+    case "kvm_exit": {
+      const requests = kernel === "7.2" ? ` requests ${padded16(event.requests)}` : "";
+      const infos = `info1 ${padded16(event.info1)} info2 ${padded16(event.info2)}`;
+      return `vcpu ${event.vcpu} reason ${event.reason} rip 0x${hex(event.rip)} ${infos} intr_info 0x00000000 error_code 0x00000000${requests}`;
+    }
+    case "kvm_mmu_zap_all_fast":
+      return `kvm-mmu-valid-gen ${event.validGen} used_pages ${hex(event.usedPages)}`;
+    case "mark_mmio_spte":
+      return `sptep:${hex(event.sptep).padStart(16, "0")} gfn ${hex(event.gfn)} access ${hex(event.access)} gen ${hex(event.gen)}`;
+    case "check_mmio_spte":
+      return `spte ${hexU64(event.spte)} kvm_gen ${hex(event.kvmGen)} spte-gen ${hex(event.spteGen)} valid ${event.valid ? 1 : 0}`;
+    case "handle_mmio_page_fault":
+      return `addr:${hex(event.addr)} gfn ${hex(event.gfn)} access ${hex(event.access)}`;
+    case "vcpu_match_mmio":
+      return `gva 0x${hex(event.gva)} gpa 0x${hex(event.gpa)} ${event.isWrite ? "Write" : "Read"} GPA`;
+    case "kvm_mmio":
+      return `mmio ${event.kind} len ${event.len} gpa 0x${hex(event.gpa)} val ${hashHex(event.value)}`;
+    case "kvm_emulate_insn":
+      return `0:${hex(event.rip)}:${event.bytes} (${event.mode})`;
+    case "kvm_mmu_pagetable_walk":
+      return `addr ${hex(event.addr)} pferr ${hex(event.pferr)} ${formatErrorCode(event.pferr)}`;
+    case "kvm_mmu_paging_element":
+      return `pte ${hexU64(event.pte)} level ${event.level}`;
+    case "kvm_mmu_set_accessed_bit":
+    case "kvm_mmu_set_dirty_bit":
+      return `gpa ${hex(event.gpa)}`;
     case "kvm_unmap_hva_range":
       return `mmu notifier unmap range: ${padded14(event.start)} -- ${padded14(event.end)}`;
+    case "kvm_age_hva":
+      return `mmu notifier age hva: ${padded14(event.start)} -- ${padded14(event.end)}`;
+    case "kvm_test_age_hva":
+      return `mmu notifier test age hva: ${padded14(event.addr)}`;
+    case "kvm_dirty_ring_push":
+      return `${ringIndices(event)} slot ${event.slot} offset ${zeroHex(event.offset)} (used ${event.used})`;
+    case "kvm_dirty_ring_reset":
+      return `${ringIndices(event)} (used ${event.used})`;
+    case "kvm_dirty_ring_exit":
+      return `vcpu ${event.vcpu}`;
     case "kvm_mmu_get_page":
       return `${formatSp(event.sp, kernel)} ${event.created ? "new" : "existing"}`;
     case "kvm_mmu_prepare_zap_page":
@@ -124,6 +223,14 @@ export function formatEvent(event: KvmEvent, kernel: KernelVersion, layout: Spte
   }
 }
 
+function ringIndices(event: { readonly ring: number; readonly dirty: number; readonly reset: number }): string {
+  return `ring ${event.ring}: dirty ${zeroHex(event.dirty)} reset ${zeroHex(event.reset)}`;
+}
+
+function zeroHex(value: number): string {
+  return `0x${hex(value)}`;
+}
+
 /** `%#llx`, which the kernel prints as 0x0 for zero. */
 function hashHex(value: U64): string {
   return `0x${hexU64(value)}`;
@@ -136,9 +243,9 @@ function formatSp(sp: SpText, kernel: KernelVersion): string {
 
 /** The four letters of kvm_mmu_set_spte. */
 function formatAccess(spte: U64, layout: SpteLayout): string {
-  const read = testU64(spte, layout.present) || !isShadowPresentPte(spte) ? "r" : "-";
+  const read = sameU64(layout.present, U64_ZERO) && (spte.lo & 1) === 0 ? "-" : "r";
   const write = (spte.lo & 2) !== 0 ? "w" : "-";
-  const exec = testU64(spte, layout.nx) ? "-" : "x";
+  const exec = isExecutablePte(layout, spte) ? "x" : "-";
   const user = testU64(spte, layout.user) ? "u" : "-";
   return read + write + exec + user;
 }

@@ -8,12 +8,23 @@ import { UsageError } from "../engine/index.ts";
 /** The recorded kernels. */
 export type KernelVersion = "6.12" | "7.2";
 
+/** How the CPU translates guest-physical addresses; `ept-no-ad` has no accessed and dirty bits. */
+export type Paging = "npt" | "ept" | "ept-no-ad";
+
 /** Protocols of gfn_to_pfn_cache against invalidation (kvm/gpc-protocols.ts). */
 export type GpcDesign = "D0" | "D1" | "D2" | "D3" | "D3'" | "D3s" | "D4" | "D4-nomb" | "D5";
 
+/**
+ * In which steps a whole root is zapped: level by level from the bottom (6.9 and later), at 1G and then the rest (5.18 to 6.8), or
+ * all at once at the root's level (before).
+ */
+export type RootZap = "per-level" | "two-passes" | "one-pass";
+
 export interface KvmVariants {
   readonly kernel: KernelVersion;
+  readonly paging: Paging;
   readonly gpc: GpcDesign;
+  readonly rootZap: RootZap;
   /**
    * How often a refresh may start over before it gives up; Infinity in Linux. A bounded exploration needs a bound, and loses nothing by it: an
    * attempt that is thrown away leaves no trace, so a later attempt is the same as a first one made later.
@@ -24,13 +35,30 @@ export interface KvmVariants {
    * invalidation faults again and again. The same holds as for gpcRetriesMax.
    */
   readonly faultsMax: number;
+  /**
+   * Whether need_resched() may say so: a walk under mmu_lock then drops the lock at any entry where Linux looks. Where it never does, such walks
+   * are one piece, as they are when nobody else runs.
+   */
+  readonly yields: boolean;
+  /** KVM_X86_QUIRK_SLOT_ZAP_ALL: deleting or moving a memslot drops the whole MMU's roots, not only what the slot has mapped. */
+  readonly slotZapAll: boolean;
+  /**
+   * Guest frames from here on do not exist, as if the guest had so narrow physical addresses; Infinity: what the tables can map. A bounded
+   * exploration is spared the entries that nothing of its scenario can ever use.
+   */
+  readonly gfnEnd: number;
 }
 
 export const LINUX_7_2: KvmVariants = {
   kernel: "7.2",
+  paging: "npt",
   gpc: "D0",
+  rootZap: "per-level",
   gpcRetriesMax: Number.POSITIVE_INFINITY,
   faultsMax: Number.POSITIVE_INFINITY,
+  yields: false,
+  slotZapAll: true,
+  gfnEnd: Number.POSITIVE_INFINITY,
 };
 export const LINUX_6_12: KvmVariants = { ...LINUX_7_2, kernel: "6.12" };
 

@@ -50,3 +50,10 @@ export function isExecutable(entry: U64): boolean {
 export function hasPageSize(entry: U64): boolean {
   return (entry.lo & 0x80) !== 0;
 }
+
+/** Physical addresses have 40 bits (MAXPHYADDR); the address bits above are reserved. */
+const RESERVED_HI = 0x000fff00;
+
+export function hasReservedBits(entry: U64): boolean {
+  return (entry.hi & RESERVED_HI) !== 0;
+}

@@ -29,6 +29,8 @@ export type GuestAction =
     }
   | { readonly kind: "invlpg"; readonly gva: Gva }
   | { readonly kind: "mov-to-cr3"; readonly value: Gpa }
+  /** Intercepted: the hypervisor does it, and goes on behind it. */
+  | { readonly kind: "wrmsr"; readonly msr: number; readonly value: number }
   /** Leaves to the VMM. */
   | { readonly kind: "out" };
 
@@ -37,6 +39,8 @@ export interface GuestInstruction {
   readonly rip: Gva | null;
   /** 3 for user mode. */
   readonly cpl: 0 | 3;
+  /** Its bytes as an emulator fetches them, `48 8b 06`; left out where nobody looks. */
+  readonly bytes?: string;
   readonly action: GuestAction;
 }
 
@@ -46,6 +50,7 @@ export type VmExit =
   | { readonly kind: "interrupt" }
   /** There is no next instruction. */
   | { readonly kind: "done" }
+  | { readonly kind: "msr"; readonly msr: number; readonly value: number }
   | { readonly kind: "npf"; readonly gpa: Gpa; readonly errorCode: number; readonly rip: number }
   | { readonly kind: "guest-fault"; readonly gva: Gva; readonly errorCode: number; readonly rip: number };
 
@@ -60,6 +65,8 @@ export class GuestCpu {
   instructions: readonly GuestInstruction[] = [];
   /** The instruction at hand. */
   next = 0;
+  /** In 64-bit mode. */
+  longMode = true;
   /** Value of the last read. */
   lastRead: U64 = { hi: 0, lo: 0 };
 
@@ -85,6 +92,7 @@ export function* vmrun(guest: GuestCpu): Steps<VmExit> {
     if (instruction === undefined) return { kind: "done" };
     const exit = yield* execute(guest, instruction);
     if (exit !== null) return exit;
+    if (instruction.action.kind === "wrmsr") return { ...instruction.action, kind: "msr" };
     guest.next++;
     if (instruction.action.kind === "out") return { kind: "io" };
   }

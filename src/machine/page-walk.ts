@@ -14,6 +14,7 @@ import { type Gpa, type Gva, type Hpa, PAGE_SIZE, PG_LEVEL_4K, pagesPerLevel, ta
 import {
   entryFrame,
   hasPageSize,
+  hasReservedBits,
   isExecutable,
   isPresent,
   isUser,
@@ -94,6 +95,10 @@ export function* nptWalk(
       const entry = yield* load(cell);
       if (!isPresent(entry)) {
         return { kind: "nested-fault", gpa: addr, errorCode: stage + PFERR_USER + errorBits(kind) };
+      }
+      // This machine reports a reserved bit without the present bit.
+      if (hasReservedBits(entry)) {
+        return { kind: "nested-fault", gpa: addr, errorCode: stage + PFERR_RSVD + PFERR_USER + errorBits(kind) };
       }
       writable &&= isWritable(entry);
       executable &&= isExecutable(entry);

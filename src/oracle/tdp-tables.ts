@@ -22,11 +22,13 @@ interface Found {
 /** Looks at the tables as they are now; null when all is well, else what is wrong. For final predicates. */
 export function tdpTablesProblem(tdp: TdpMmu): string | null {
   const found: Found = { tables: new Set(), leaves: new Map(), problem: null };
-  const count = tdp.roots.count.peek();
-  for (let i = 0; i < count; i++) {
-    const root = tdp.pages.at(tdp.roots.roots(i).peek());
+  for (let addr = tdp.roots.peek(); addr !== 0; ) {
+    const root = tdp.pages.at(addr);
     visit(tdp, root.spt.peek(), root.role.peek() & 0xf, 0, found);
+    addr = root.link.peek();
   }
+  // A table that waits for its grace period is on its way.
+  for (const addr of tdp.kvm.kernel.rcu.pendingObjects()) found.tables.add(tdp.pages.at(addr).spt.peek());
   return found.problem ?? lostTable(tdp, found) ?? wrongStatistic(tdp.world.trace, found);
 }
 
