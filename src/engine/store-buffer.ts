@@ -71,6 +71,9 @@ export class StoreBuffer {
   }
 
   issue(entry: BufferedStore): void {
+    // As in memory, a store keeps what fits into it.
+    if (entry.size < 8) entry.hi = 0;
+    if (entry.size < 4) entry.lo &= entry.size === 1 ? 0xff : 0xffff;
     this.entries.push(entry);
   }
 
