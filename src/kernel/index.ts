@@ -17,8 +17,46 @@ export {
   writeLock,
   writeUnlock,
 } from "./locks.ts";
-export * from "./mm/mm.ts";
+export { madviseCollapse } from "./mm/collapse.ts";
+export { MemFile, punchHole } from "./mm/file.ts";
+export { type Child, exitChild, fork } from "./mm/fork.ts";
+export { followOrFault, getUserPage, getUserPageFast, hostMappingLevel, type UserPage } from "./mm/gup.ts";
+export { KsmScan, mergeInto, writeProtectPage } from "./mm/ksm.ts";
+export {
+  ADVICE_FLAGS,
+  type FlagAdvice,
+  madviseCold,
+  madviseFlags,
+  madviseFree,
+  madvisePageout,
+  madvisePopulate,
+} from "./mm/madvise.ts";
+export { type HostPolicy, Mm, type MmOptions } from "./mm/mm.ts";
+export { mprotect } from "./mm/mprotect.ts";
+export { mremap } from "./mm/mremap.ts";
+export {
+  MMU_NOTIFY_CLEAR,
+  MMU_NOTIFY_PROTECTION_PAGE,
+  MMU_NOTIFY_PROTECTION_VMA,
+  MMU_NOTIFY_UNMAP,
+  type MmuNotifierOps,
+  type NotifierRange,
+  notifyEnd,
+  notifyStart,
+} from "./mm/notifier.ts";
 export { allowFrame, PageFrames, putPage, revokeFrame, tryGetPage } from "./mm/page.ts";
+export {
+  PROT_NONE,
+  PROT_READ,
+  PROT_WRITE,
+  VM_HUGEPAGE,
+  VM_HUGETLB_1G,
+  VM_HUGETLB_2M,
+  VM_NOHUGEPAGE,
+  VM_SHARED,
+  vmaAt,
+} from "./mm/vma.ts";
+export { EINVAL, invalidateRange, madviseDontneed, mmapFixed, munmap, zapRange } from "./mm/zap.ts";
 export {
   callRcu,
   Rcu,

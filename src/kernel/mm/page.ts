@@ -2,11 +2,17 @@
  * Page frames and their struct page.
  *
  * A frame is a page of the heap; its number is its address divided by the page size, so that the kernel's direct map is the
- * identity. struct page holds the reference count; the frame goes back to the allocator with the last reference.
+ * identity. struct page holds the reference count; the frame goes back to the allocator with the last reference. Frames that were allocated
+ * as one huge page are a folio: they share the reference count of the first, and live and die together.
+ *
+ *     _refcount   mappings of this and other processes, the page cache, everybody who holds the page for a while
+ *     _mapcount   mappings of this process; written under the page-table lock
+ *     flags       what the page is to its process; written under the page-table lock
  *
  * Isolation. What a secondary user (a guest, a kernel mapping) may touch is decided by the host mm: once invalidate_range_start()
  * has returned for a range, nothing there may be touched through an old mapping until the host maps it again. The engine keeps that as
- * the frame's life: revoked, in use again, freed. Every touch of the frame's bytes is checked against it.
+ * the frame's life: revoked, in use again, freed. Every touch of the frame's bytes is checked against it. Small frames of a huge page that
+ * is unmapped in parts are freed together, and not revoked one by one.
  */
 import {
   compareExchange,
@@ -26,19 +32,46 @@ import {
 } from "../../engine/index.ts";
 import { type Hpa, hpaToPfn, PAGE_SIZE, type Pfn, pfnToHpa } from "../../machine/index.ts";
 
-const PAGE = new Struct("page", { _refcount: u53 });
-export type Page = View<{ _refcount: typeof u53 }>;
+const PAGE = new Struct("page", { _refcount: u53, _mapcount: u53, flags: u53 });
+export type Page = View<{ _refcount: typeof u53; _mapcount: typeof u53; flags: typeof u53 }>;
+
+/** Anonymous memory that nobody else maps: it may be made writable without a copy (PG_anon_exclusive). */
+export const PG_EXCLUSIVE = 1;
+/** Merged by KSM: read-only for good. */
+export const PG_KSM = 2;
+/** In the page cache of a file. */
+export const PG_FILE = 4;
+
+/** Frames that were allocated together. */
+interface Folio {
+  readonly first: Pfn;
+  readonly count: number;
+  readonly page: (index: number) => Page;
+}
+
+const CHUNK = 512;
+
+export interface PageFramesOptions {
+  /**
+   * Frames that were freed are handed out again. For long runs of one thread after the other; an exploration finds more without, since
+   * a freed frame then stays forbidden.
+   */
+  readonly reuse?: boolean;
+}
 
 export class PageFrames {
   readonly world: World;
+  readonly reuse: boolean;
   /** struct page by frame; filled in again, the same, whenever a task that allocated is rebuilt. */
   private readonly pages = new Map<Pfn, Page>();
-  /** Blocks of several frames. */
-  private readonly blocks: { readonly first: Pfn; readonly count: number; readonly page: (index: number) => Page }[] =
-    [];
+  /** Folios of several frames, by each run of 512 frames that they have a part in. */
+  private readonly folios = new Map<number, Folio[]>();
+  /** Freed frames by the size of their folio; only with `reuse`. */
+  private readonly free = new Map<number, Pfn[]>();
 
-  constructor(world: World) {
+  constructor(world: World, options: PageFramesOptions = {}) {
     this.world = world;
+    this.reuse = options.reuse ?? false;
   }
 
   /**
@@ -47,13 +80,15 @@ export class PageFrames {
    */
   allocate(label: string, count = 1): Pfn {
     const { world } = this;
+    const again = this.reuse ? this.free.get(count)?.pop() : undefined;
+    if (again !== undefined) return this.recycle(again, count);
     const addr = world.allocate(PAGE_SIZE * count, label, null, null, PAGE_SIZE * count);
     if (world.current === null) world.makeMortal(addr);
     const first = hpaToPfn(addr as Hpa);
     if (count > 1) {
       const page = PAGE.allocateArray(world, count, `struct page of ${label}`);
       for (let i = 0; i < count; i++) page(i)._refcount.value = 1;
-      this.blocks.push({ first, count, page });
+      this.addFolio({ first, count, page });
       return first;
     }
     const page = PAGE.allocate(world, `struct page of ${label}`);
@@ -62,22 +97,112 @@ export class PageFrames {
     return first;
   }
 
-  /** pfn_to_page() */
-  pageOf(frame: Pfn): Page {
-    const page = this.pages.get(frame) ?? this.pageInBlock(frame);
-    if (page === null) throw new UsageError(`frame 0x${frame.toString(16)} was never allocated`);
-    return page;
+  private addFolio(folio: Folio): void {
+    const last = folio.first + folio.count - 1;
+    for (let chunk = Math.floor(folio.first / CHUNK); chunk <= Math.floor(last / CHUNK); chunk++) {
+      this.folios.set(chunk, [...(this.folios.get(chunk) ?? []), folio]);
+    }
   }
 
-  private pageInBlock(frame: Pfn): Page | null {
-    const block = this.blocks.find(({ first, count }) => frame >= first && frame < first + count);
-    return block === undefined ? null : block.page(frame - block.first);
+  private recycle(first: Pfn, count: number): Pfn {
+    const { world } = this;
+    world.makeMortal(pfnToHpa(first));
+    world.heap.fillFresh(pfnToHpa(first), PAGE_SIZE * count, null);
+    for (let i = 0; i < count; i++) {
+      const page = this.pageOf((first + i) as Pfn);
+      page._refcount.value = 1;
+      page._mapcount.value = 0;
+      page.flags.value = 0;
+    }
+    return first;
+  }
+
+  /** The last reference is gone. */
+  noteFreed(frame: Pfn): void {
+    if (!this.reuse) return;
+    const folio = this.folioOf(frame);
+    const count = folio?.count ?? 1;
+    const list = this.free.get(count);
+    if (list === undefined) this.free.set(count, [folio?.first ?? frame]);
+    else list.push(folio?.first ?? frame);
+  }
+
+  /** pfn_to_page() */
+  pageOf(frame: Pfn): Page {
+    const page = this.pages.get(frame);
+    if (page !== undefined) return page;
+    const folio = this.folioOf(frame);
+    if (folio === null) throw new UsageError(`frame 0x${frame.toString(16)} was never allocated`);
+    return folio.page(frame - folio.first);
+  }
+
+  /** page_folio(): the struct page that counts for the frame. */
+  headOf(frame: Pfn): Page {
+    const page = this.pages.get(frame);
+    return page ?? this.pageOf(this.folioOf(frame)?.first ?? frame);
+  }
+
+  /** The folio of several frames that the frame is part of; null for a frame of its own. */
+  private folioOf(frame: Pfn): Folio | null {
+    const candidates = this.folios.get(Math.floor(frame / CHUNK)) ?? [];
+    return candidates.find(({ first, count }) => frame >= first && frame < first + count) ?? null;
+  }
+
+  /** How many frames were allocated together with this one. */
+  folioPages(frame: Pfn): number {
+    return this.pages.has(frame) ? 1 : (this.folioOf(frame)?.count ?? 1);
+  }
+
+  hasFlag(frame: Pfn, flag: number): boolean {
+    return (this.pageOf(frame).flags.value & flag) !== 0;
+  }
+
+  /** Under the page-table lock. */
+  setFlag(frame: Pfn, flag: number, on: boolean): void {
+    const { flags } = this.pageOf(frame);
+    const old = flags.value;
+    const wanted = on ? old | flag : old & ~flag;
+    if (wanted !== old) flags.value = wanted;
+  }
+
+  /** This process maps the frame (once more), or no longer. Under the page-table lock. */
+  countMapping(frame: Pfn, delta: number): void {
+    const { _mapcount } = this.headOf(frame);
+    _mapcount.value = _mapcount.value + delta;
+  }
+
+  /**
+   * copy_user_highpage(): the bytes of `count` frames. What the source's users may still write meanwhile is the caller's concern: it has taken their
+   * write access away.
+   */
+  copy(from: Pfn, to: Pfn, count = 1): void {
+    const { world } = this;
+    if (world.current?.ghost) return;
+    const { heap } = world;
+    const source = pfnToHpa(from);
+    const target = pfnToHpa(to);
+    for (let offset = 0; offset < PAGE_SIZE * count; offset += 8) {
+      const lo = heap.read(source + offset, 8);
+      const { high } = heap;
+      if (heap.read(target + offset, 8) !== lo || heap.high !== high) heap.write(target + offset, 8, lo, high);
+    }
+  }
+
+  /** Whether two frames have the same bytes. With nobody writing to either. */
+  areEqual(a: Pfn, b: Pfn): boolean {
+    const { world } = this;
+    for (let offset = 0; offset < PAGE_SIZE; offset += 8) {
+      const lo = world.plainRead(pfnToHpa(a) + offset, 8);
+      const { high } = world.heap;
+      if (world.plainRead(pfnToHpa(b) + offset, 8) !== lo || world.heap.high !== high) return false;
+    }
+    return true;
   }
 }
 
 /** try_get_page(): false when the frame is already on its way back to the allocator. */
 export function* tryGetPage(frames: PageFrames, frame: Pfn): Steps<boolean> {
-  const { _refcount } = frames.pageOf(frame);
+  const { _refcount } = frames.headOf(frame);
   const again = startLoop(frames.world);
   for (;;) {
     again();
@@ -89,10 +214,17 @@ export function* tryGetPage(frames: PageFrames, frame: Pfn): Steps<boolean> {
 
 /** put_page(): the last reference frees the frame. */
 export function* putPage(frames: PageFrames, frame: Pfn): Steps<void> {
-  const { _refcount } = frames.pageOf(frame);
+  const { _refcount } = frames.headOf(frame);
   const before = yield* fetchAdd(_refcount, -1, QUIET);
   if (before === 0) throw new Violation("page-refcount", `${_refcount.name} drops below zero`);
-  if (before === 1) yield* retire(frames.world, pfnToHpa(frame), "freed", "isolation");
+  if (before !== 1) return;
+  yield* retire(frames.world, pfnToHpa(frame), "freed", "isolation");
+  frames.noteFreed(frame);
+}
+
+/** Several references at once: a huge mapping becomes small ones. */
+export function* addPageReferences(frames: PageFrames, frame: Pfn, count: number): Steps<void> {
+  yield* fetchAdd(frames.headOf(frame)._refcount, count, QUIET);
 }
 
 /** The host mm takes the frame away from secondary users: invalidate_range_start() has returned for it. */

@@ -1,0 +1,41 @@
+/** MMU notifiers: how the host mm tells secondary users (KVM) that it is about to change a range, and that it has done so. */
+import type { Steps } from "../../engine/index.ts";
+import type { Hva } from "../../machine/index.ts";
+import type { Mm } from "./mm.ts";
+
+/** Why the host mm invalidates (enum mmu_notifier_event). */
+export const MMU_NOTIFY_UNMAP = 0;
+export const MMU_NOTIFY_CLEAR = 1;
+export const MMU_NOTIFY_PROTECTION_VMA = 2;
+export const MMU_NOTIFY_PROTECTION_PAGE = 3;
+
+/** struct mmu_notifier_range; `end` is exclusive. */
+export interface NotifierRange {
+  readonly start: Hva;
+  readonly end: Hva;
+  readonly event: number;
+}
+
+/** struct mmu_notifier_ops: what a secondary user registers. */
+export interface MmuNotifierOps {
+  invalidateRangeStart(range: NotifierRange): Steps<void>;
+  invalidateRangeEnd(range: NotifierRange): Steps<void>;
+  /** Was the range used since the last call? Clears the marks; and flushes TLBs, where the architecture wants it. */
+  clearFlushYoung(start: Hva, end: Hva): Steps<boolean>;
+  /** The same without a flush. */
+  clearYoung(start: Hva, end: Hva): Steps<boolean>;
+  /** The same without clearing. */
+  testYoung(addr: Hva): Steps<boolean>;
+}
+
+/** mmu_notifier_invalidate_range_start() */
+export function* notifyStart(mm: Mm, range: NotifierRange): Steps<void> {
+  mm.onNotify?.("start", range);
+  for (const ops of mm.notifiers) yield* ops.invalidateRangeStart(range);
+}
+
+/** mmu_notifier_invalidate_range_end() */
+export function* notifyEnd(mm: Mm, range: NotifierRange): Steps<void> {
+  for (const ops of mm.notifiers) yield* ops.invalidateRangeEnd(range);
+  mm.onNotify?.("end", range);
+}
