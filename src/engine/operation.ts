@@ -12,6 +12,7 @@
  * When the driver knows that the same task goes on, the operation completes where it stands and the generators above it
  * are not unwound: that is what keeps deep call chains cheap (docs/decisions/0001-tasks.md).
  */
+import { UsageError } from "./assert.ts";
 import type { AccessSize } from "./heap.ts";
 import type { Task } from "./task.ts";
 import { TWO32, type U64, u64 } from "./u64.ts";
@@ -89,6 +90,8 @@ export class Operation<T> implements Iterator<Operation<unknown>, T, void> {
   resultHi = 0;
 
   private suspended = false;
+  /** Asked for, and not yet handed to a `yield*`. */
+  private unclaimed = false;
   private readonly asked: IteratorYieldResult<Operation<unknown>>;
   private readonly answered: { done: true; value: T };
 
@@ -102,7 +105,29 @@ export class Operation<T> implements Iterator<Operation<unknown>, T, void> {
     return this;
   }
 
+  /**
+   * A new request begins.
+   * @throws UsageError when the one before was never handed to a `yield*`: it would have been lost without a word
+   */
+  begin(): void {
+    if (this.unclaimed) throw this.lost();
+    this.unclaimed = true;
+  }
+
+  /** The task has ended, or has given up control. @throws UsageError when it did so without a `yield*` of its request */
+  checkClaimed(): void {
+    if (this.unclaimed) throw this.lost();
+  }
+
+  private lost(): UsageError {
+    this.unclaimed = false;
+    const what = Object.entries(OpKind).find(([, kind]) => kind === this.kind)?.[0] ?? "operation";
+    const place = this.addr === 0 ? "" : ` of ${this.task.world.nameOf(this.addr)}`;
+    return new UsageError(`task ${this.task.name} asks for a ${what}${place} without yield*; write yield* before it`);
+  }
+
   next(): IteratorResult<Operation<unknown>, T> {
+    this.unclaimed = false;
     if (!this.suspended && !this.task.offer()) {
       this.suspended = true;
       return this.asked;
@@ -115,6 +140,7 @@ export class Operation<T> implements Iterator<Operation<unknown>, T, void> {
   /** Forgets an unanswered request: the generator that made it is gone. */
   abandon(): void {
     this.suspended = false;
+    this.unclaimed = false;
   }
 
   set(kind: OpKind, addr: number, size: AccessSize, wide: boolean): void {

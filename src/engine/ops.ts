@@ -16,6 +16,7 @@ function begin<T>(world: World, kind: OpKind, cell: Cell<T> | null): Operation<T
   const task = world.current;
   assert(task !== null, "an operation was asked for outside any task");
   const op = task.op as Operation<T>;
+  op.begin();
   if (cell === null) op.set(kind, 0, 8, false);
   else op.set(kind, cell.addr, cell.size, cell.wide);
   return op;

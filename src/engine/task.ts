@@ -61,6 +61,8 @@ export class Task {
   completed = 0;
   /** Next free byte of the task's arena. */
   arenaNext = 0;
+  /** End of the arena's free part: pages come from there. */
+  arenaTop = 0;
   /** Tasks that it has spawned. */
   spawned = 0;
 
@@ -203,7 +205,9 @@ export class Task {
     this.world.current = this;
     try {
       const body = this.body as TaskBody;
-      if (body.resume()) {
+      const ended = body.resume();
+      this.op.checkClaimed();
+      if (ended) {
         this.finished = true;
         this.value = body.value;
       }
@@ -215,6 +219,7 @@ export class Task {
 
   private create(): TaskBody {
     this.arenaNext = this.world.arenaStart(this.lane);
+    this.arenaTop = this.arenaNext + this.world.arenaBytes;
     this.spawned = 0;
     if (this.world.comparesStates) this.position = newHash();
     this.local = this.world.makeLocal(this);
