@@ -170,7 +170,8 @@ export class HostFollower implements HostPolicy {
   /** A fetch where huge pages are not executable asks for 4K, whatever the host has. */
   private levelOfFetch(page: Hva, backing: Backing, decision: FaultDecision): number {
     const { errorCode, counter } = decision;
-    if (!this.params.nxHugePages || backing.pfn === null || errorCode === null || (errorCode.lo & PFERR_FETCH) === 0) return 1;
+    if (!this.params.nxHugePages || backing.pfn === null || errorCode === null || (errorCode.lo & PFERR_FETCH) === 0)
+      return 1;
     const level = this.plan.hostLevel({ counter, gfn: backing.gfn, pfn: backing.pfn, hva: page });
     const pages = pagesPerLevel(level);
     const index = (page / PAGE_SIZE) % pages;

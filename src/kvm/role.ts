@@ -57,9 +57,10 @@ export function roleLayout(kernel: KernelVersion): RoleLayout {
 const DIRECT = 1 << 7;
 const ACCESS_SHIFT = 8;
 
-/** kvm_calc_tdp_mmu_root_page_role(), with A/D bits. */
-export function tdpRootRole(layout: RoleLayout, level: number): number {
-  return level | DIRECT | (layout.accessAll << ACCESS_SHIFT) | layout.efer_nx | layout.cr0_wp;
+/** kvm_calc_tdp_mmu_root_page_role() */
+export function tdpRootRole(layout: RoleLayout, level: number, adEnabled: boolean): number {
+  const role = level | DIRECT | (layout.accessAll << ACCESS_SHIFT) | layout.efer_nx | layout.cr0_wp;
+  return adEnabled ? role : role | layout.ad_disabled;
 }
 
 export function roleLevel(role: number): number {

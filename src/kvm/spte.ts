@@ -11,86 +11,29 @@
  *     0x...827  table             0x...e67  4K, writable, accessed and dirty     0x...ee7  the same, 2M
  *     0x...825  4K, the host has it read-only                                    0x...e65  write-protected for dirty logging
  *
+ * EPT has X in bit 2 instead of NX, A and D in bits 8 and 9, the memory type in bits 3 to 6; its software bits lie higher (spte-layout.ts).
+ * Without A/D bits the hardware tells nothing of accesses. KVM then takes R, W and X away and keeps R and X in software bits (the entry is
+ * "access-tracked"), so that the next access faults and puts them back.
+ *
  * MMU-W without host-W, or W without MMU-W, never occurs. An entry that KVM does not call present (bit 11) is the non-present value,
- * frozen (somebody is about to change it), or MMIO. The masks are data, so that another layout (EPT) is another table of them.
+ * frozen (somebody is about to change it), or MMIO. The masks are data, so that another layout is another table of them.
+ *
+ * Stands for spte.c and spte.h of 6.12 and 7.2.
  */
-import {
-  andU64,
-  assert,
-  bitU64,
-  clearU64,
-  orU64,
-  sameU64,
-  testU64,
-  type U64,
-  U64_ZERO,
-  u64,
-  Violation,
-} from "../engine/index.ts";
+import { andU64, clearU64, orU64, sameU64, testU64, type U64, u64, Violation } from "../engine/index.ts";
 import {
   entryFrame,
   frameBits,
   hasPageSize,
   type Pfn,
   PG_LEVEL_4K,
-  PT_ACCESSED_MASK,
-  PT_DIRTY_MASK,
   PT_PAGE_SIZE_MASK,
   PT_PRESENT_MASK,
-  PT_USER_MASK,
   PT_WRITABLE_MASK,
-  PT64_NX_MASK,
 } from "../machine/index.ts";
-import type { KernelVersion } from "./variants.ts";
+import { SPTE_MMU_PRESENT_MASK, type SpteLayout } from "./spte-layout.ts";
 
-export const SPTE_MMU_PRESENT_MASK: U64 = bitU64(11);
-
-/** The masks of one mode of paging in one kernel. */
-export interface SpteLayout {
-  /** shadow_present_mask and so on. */
-  readonly present: U64;
-  readonly user: U64;
-  readonly nx: U64;
-  readonly accessed: U64;
-  readonly dirty: U64;
-  readonly hostWritable: U64;
-  readonly mmuWritable: U64;
-  /** SHADOW_NONPRESENT_VALUE */
-  readonly nonPresent: U64;
-  /** FROZEN_SPTE */
-  readonly frozen: U64;
-}
-
-const NON_PRESENT: U64 = bitU64(63);
-
-function nptLayout(frozenLow: number): SpteLayout {
-  return {
-    present: PT_PRESENT_MASK,
-    user: PT_USER_MASK,
-    nx: PT64_NX_MASK,
-    accessed: PT_ACCESSED_MASK,
-    dirty: PT_DIRTY_MASK,
-    hostWritable: bitU64(9),
-    mmuWritable: bitU64(10),
-    nonPresent: NON_PRESENT,
-    frozen: orU64(NON_PRESENT, u64(0, frozenLow)),
-  };
-}
-
-const NPT_LAYOUTS: Readonly<Record<KernelVersion, SpteLayout>> = { "6.12": nptLayout(0x5a0), "7.2": nptLayout(0x1a0) };
-
-export function spteLayout(kernel: KernelVersion): SpteLayout {
-  return NPT_LAYOUTS[kernel];
-}
-
-for (const layout of Object.values(NPT_LAYOUTS)) {
-  assert(!testU64(layout.frozen, SPTE_MMU_PRESENT_MASK), "a frozen SPTE must not look present");
-  assert(
-    !testU64(andU64(layout.hostWritable, layout.mmuWritable), bitU64(63)),
-    "software bits must not overlap the hardware's",
-  );
-  assert(sameU64(andU64(layout.hostWritable, layout.mmuWritable), U64_ZERO), "software bits must not overlap");
-}
+export { SPTE_MMU_PRESENT_MASK, type SpteLayout, spteLayout } from "./spte-layout.ts";
 
 // --- predicates ------------------------------------------------------------------------------------------------------
 
@@ -115,6 +58,11 @@ export function isWritablePte(spte: U64): boolean {
   return (spte.lo & 2) !== 0;
 }
 
+/** is_executable_pte() */
+export function isExecutablePte(layout: SpteLayout, spte: U64): boolean {
+  return !testU64(spte, layout.nx) && sameU64(andU64(spte, layout.exec), layout.exec);
+}
+
 export function isMmuWritableSpte(layout: SpteLayout, spte: U64): boolean {
   return testU64(spte, layout.mmuWritable);
 }
@@ -123,11 +71,25 @@ export function isHostWritableSpte(layout: SpteLayout, spte: U64): boolean {
   return testU64(spte, layout.hostWritable);
 }
 
+/** spte_ad_enabled(): the hardware keeps A and D in this entry. */
+export function spteAdEnabled(layout: SpteLayout, spte: U64): boolean {
+  return !sameU64(andU64(spte, layout.adType), layout.adDisabled);
+}
+
+/** is_access_track_spte(): R, W and X are taken away, so that the next access faults. */
+export function isAccessTrackSpte(layout: SpteLayout, spte: U64): boolean {
+  return !spteAdEnabled(layout, spte) && !testU64(spte, layout.accTrack);
+}
+
+/** is_dirty_spte(): 6.12 takes W for D where there is no D; 7.2 keeps the bit itself in software. */
 export function isDirtySpte(layout: SpteLayout, spte: U64): boolean {
+  if (layout.kernel === "6.12" && !spteAdEnabled(layout, spte)) return isWritablePte(spte);
   return testU64(spte, layout.dirty);
 }
 
+/** is_accessed_spte(): likewise for A. */
 export function isAccessedSpte(layout: SpteLayout, spte: U64): boolean {
+  if (layout.kernel === "6.12" && !spteAdEnabled(layout, spte)) return !isAccessTrackSpte(layout, spte);
   return testU64(spte, layout.accessed);
 }
 
@@ -141,19 +103,21 @@ export function isAccessAllowed(
   access: { readonly write: boolean; readonly exec: boolean },
   spte: U64,
 ): boolean {
-  if (access.exec) return !testU64(spte, layout.nx);
+  if (access.exec) return isExecutablePte(layout, spte);
   if (access.write) return isWritablePte(spte);
   return testU64(spte, PT_PRESENT_MASK);
 }
 
 /**
- * May the entry change under whoever holds mmu_lock: by a fast page fault that gives W back, or by the hardware setting A or D? A change to
- * such an entry must fetch the old value in the same step as it writes the new one.
+ * spte_has_volatile_bits() (6.12), spte_needs_atomic_update() (7.2): may the entry change under whoever holds mmu_lock: by a fast page fault that gives
+ * rights back, by the hardware setting A or D, or by aging? A change to such an entry must fetch the old value in the same step as it
+ * writes the new one. 7.2 ages without mmu_lock, so it counts every entry without A/D bits; and it does not mind losing an A bit.
  */
-export function spteHasVolatileBits(layout: SpteLayout, spte: U64, kernel: KernelVersion): boolean {
+export function spteHasVolatileBits(layout: SpteLayout, spte: U64): boolean {
   const writable = isWritablePte(spte);
   if (!writable && isMmuWritableSpte(layout, spte)) return true;
-  if (kernel === "6.12" && !isAccessedSpte(layout, spte)) return true;
+  if (!spteAdEnabled(layout, spte)) return layout.kernel === "7.2" || isAccessTrackSpte(layout, spte);
+  if (layout.kernel === "6.12" && !isAccessedSpte(layout, spte)) return true;
   return writable && !isDirtySpte(layout, spte);
 }
 
@@ -175,7 +139,8 @@ export function checkSpteWritableInvariants(layout: SpteLayout, spte: U64): void
 
 /** make_nonleaf_spte(): the entry that links a table. */
 export function makeNonleafSpte(layout: SpteLayout, child: Pfn): U64 {
-  const bits = [layout.present, PT_WRITABLE_MASK, layout.user, layout.accessed, frameBits(child)];
+  const ad = layout.adEnabled ? layout.accessed : layout.adDisabled;
+  const bits = [layout.present, layout.read, PT_WRITABLE_MASK, layout.user, layout.exec, ad, frameBits(child)];
   return bits.reduce(orU64, SPTE_MMU_PRESENT_MASK);
 }
 
@@ -184,29 +149,108 @@ export interface SpteRequest {
   readonly pfn: Pfn;
   /** The host's own mapping of the page is writable. */
   readonly hostWritable: boolean;
+  /** What the guest may do: of a direct map everything. */
+  readonly write: boolean;
   readonly exec: boolean;
+  readonly user: boolean;
   /** Made ahead of use, so not accessed yet. */
   readonly prefetch: boolean;
-  /** The guest frame may be mapped writable: no shadow page would notice the writes. */
+  /** Made anew when a shadow page is synchronised: 7.2 takes it for accessed. */
+  readonly synchronizing: boolean;
+  /** The guest frame may be mapped writable: no shadow page would miss the writes. */
   readonly mayWrite: boolean;
+  /** What stands in the entry now. */
+  readonly old: U64;
+  /** is_nx_huge_page_enabled(): no huge page is executable. */
+  readonly nxHugePages: boolean;
 }
 
-/** make_spte() for a direct map with A/D bits: the entry for a page. */
+/** make_spte(): the entry for a page. Marking it dirty in the log is the caller's part. */
 export function makeSpte(layout: SpteLayout, request: SpteRequest): U64 {
-  let spte = orU64(SPTE_MMU_PRESENT_MASK, orU64(layout.present, layout.user));
-  if (!request.prefetch) spte = orU64(spte, layout.accessed);
-  if (!request.exec) spte = orU64(spte, layout.nx);
-  if (request.level > PG_LEVEL_4K) spte = orU64(spte, PT_PAGE_SIZE_MASK);
-  spte = orU64(spte, frameBits(request.pfn));
-  if (!request.hostWritable) return spte;
-  spte = orU64(spte, layout.hostWritable);
-  if (!request.mayWrite) return spte;
-  return [PT_WRITABLE_MASK, layout.mmuWritable, layout.dirty].reduce(orU64, spte);
+  const { level, prefetch, hostWritable } = request;
+  const isNewer = layout.kernel === "7.2";
+  const isHuge = level > PG_LEVEL_4K;
+  const exec = request.exec && !(isHuge && request.nxHugePages);
+  let spte = orU64(SPTE_MMU_PRESENT_MASK, orU64(layout.present, layout.read));
+  if (!layout.adEnabled) spte = orU64(spte, layout.adDisabled);
+  if (!prefetch || (isNewer && request.synchronizing)) spte = orU64(spte, accessedMask(layout));
+  spte = orU64(spte, exec ? layout.exec : layout.nx);
+  if (request.user) spte = orU64(spte, layout.user);
+  if (isHuge) spte = orU64(spte, PT_PAGE_SIZE_MASK);
+  spte = orU64(spte, orU64(layout.memoryType, frameBits(request.pfn)));
+  if (hostWritable) spte = orU64(spte, layout.hostWritable);
+  // Whether it was present is not asked: an MMIO entry has the bit of W too.
+  const wasWritable = isLastSpte(request.old, level) && isWritablePte(request.old);
+  if (hostWritable && request.write && (wasWritable || request.mayWrite)) {
+    spte = orU64(spte, orU64(PT_WRITABLE_MASK, layout.mmuWritable));
+    // 6.12 leaves D alone when the old entry was writable already.
+    if (isNewer || !wasWritable) spte = orU64(spte, dirtyMask(layout));
+  }
+  return prefetch && !(isNewer && request.synchronizing) ? markSpteForAccessTrack(layout, spte) : spte;
 }
 
-/** make_small_spte(): one of the entries that a huge one is split into. */
-export function makeSmallSpte(huge: U64, level: number, index: number, pagesPerEntry: number): U64 {
-  const frame = (spteToPfn(huge) + index * pagesPerEntry) as Pfn;
-  const withFrame = orU64(clearU64(huge, u64(0x000fffff, 0xfffff000)), frameBits(frame));
-  return level === PG_LEVEL_4K ? clearU64(withFrame, PT_PAGE_SIZE_MASK) : withFrame;
+/** spte_shadow_accessed_mask(): before 7.2 only entries that the hardware keeps A in have it. */
+function accessedMask(layout: SpteLayout): U64 {
+  return layout.adEnabled || layout.kernel === "7.2" ? layout.accessed : NO_BITS;
+}
+
+function dirtyMask(layout: SpteLayout): U64 {
+  return layout.adEnabled || layout.kernel === "7.2" ? layout.dirty : NO_BITS;
+}
+
+const NO_BITS: U64 = u64(0, 0);
+/** Bits 12 to 51. */
+const FRAME_MASK: U64 = u64(0x000fffff, 0xfffff000);
+
+/** make_small_spte(): one of the entries that a huge one is split into. A 4K page may be executable again. */
+export function makeSmallSpte(
+  layout: SpteLayout,
+  small: {
+    readonly huge: U64;
+    /** Level of the small entry, its place in its table, and how many 4K pages it maps. */
+    readonly level: number;
+    readonly index: number;
+    readonly pages: number;
+    readonly nxHugePages: boolean;
+  },
+): U64 {
+  const frame = (spteToPfn(small.huge) + small.index * small.pages) as Pfn;
+  const spte = orU64(clearU64(small.huge, FRAME_MASK), frameBits(frame));
+  if (small.level > PG_LEVEL_4K) return spte;
+  const page = clearU64(spte, PT_PAGE_SIZE_MASK);
+  return small.nxHugePages ? changeExecution(layout, page, true) : page;
+}
+
+/** make_huge_spte() of 7.2: the entry that a table is recovered to, from one of its leaves. */
+export function makeHugeSpte(layout: SpteLayout, small: U64, pages: number, nxHugePages: boolean): U64 {
+  const frame = spteToPfn(small);
+  const first = (frame - (frame % pages)) as Pfn;
+  const huge = orU64(orU64(clearU64(small, FRAME_MASK), frameBits(first)), PT_PAGE_SIZE_MASK);
+  return nxHugePages ? changeExecution(layout, huge, false) : huge;
+}
+
+/** make_spte_executable(), make_spte_nonexec(): an access-tracked entry has its rights put away, and again afterwards. */
+function changeExecution(layout: SpteLayout, spte: U64, executable: boolean): U64 {
+  const tracked = isAccessTrackSpte(layout, spte);
+  const open = tracked ? restoreAccTrackSpte(layout, spte) : spte;
+  const [add, drop] = executable ? [layout.exec, layout.nx] : [layout.nx, layout.exec];
+  const changed = orU64(clearU64(open, drop), add);
+  return tracked ? markSpteForAccessTrack(layout, changed) : changed;
+}
+
+/** mark_spte_for_access_track(): not accessed from here on. Without A/D bits the rights go, and R and X are kept aside; W comes back by MMU-W. */
+export function markSpteForAccessTrack(layout: SpteLayout, spte: U64): U64 {
+  if (spteAdEnabled(layout, spte)) return clearU64(spte, layout.accessed);
+  if (isAccessTrackSpte(layout, spte)) return spte;
+  const saved = u64((spte.lo & layout.savedRights) << (layout.savedShift - 32), 0);
+  const dropped = layout.kernel === "7.2" ? orU64(layout.accTrack, layout.accessed) : layout.accTrack;
+  return orU64(clearU64(spte, dropped), saved);
+}
+
+/** restore_acc_track_spte(): R and X come back, W does not. */
+export function restoreAccTrackSpte(layout: SpteLayout, spte: U64): U64 {
+  const shift = layout.savedShift - 32;
+  const place = u64(layout.savedRights << shift, 0);
+  const rights = u64(0, (spte.hi >>> shift) & layout.savedRights);
+  return orU64(clearU64(spte, orU64(layout.accTrack, place)), rights);
 }

@@ -1,0 +1,75 @@
+/**
+ * Huge pages of the TDP MMU are split: one entry becomes a table of 512 that map the same.
+ *
+ * The table is filled before it is linked, so nothing is unmapped at any moment, and no TLB need be flushed: an old translation of the whole page and
+ * a new one of a part of it say the same. Whoever changes the huge entry first wins; the loser looks again.
+ * Stands for tdp_mmu_split_huge_page(), tdp_mmu_split_huge_pages_root() of 6.12 and 7.2.
+ */
+import type { Steps } from "../engine/index.ts";
+import { assertHeld, rcuReadLock, rcuReadUnlock } from "../kernel/index.ts";
+import { ENTRIES_PER_TABLE, type Gfn, pagesPerLevel } from "../machine/index.ts";
+import type { KvmMmuPage } from "./mmu-page.ts";
+import { isLargePte, isShadowPresentPte, makeSmallSpte } from "./spte.ts";
+import { type TdpIter, tdpIterNext, tdpIterStart } from "./tdp-iter.ts";
+import { pagesStat, type TdpMmu, tdpMmuAllocChildSp, tdpMmuLinkSp } from "./tdp-mmu.ts";
+import { isInvalidRoot, tdpMmuNextRoot } from "./tdp-roots.ts";
+import { tdpMmuIterCondResched } from "./tdp-zap.ts";
+
+/** What the table holds that the huge entry at hand is split into. */
+export function splitTable(tdp: TdpMmu, iter: TdpIter): Uint32Array {
+  const table = new Uint32Array(2 * ENTRIES_PER_TABLE);
+  const level = iter.level - 1;
+  const pages = pagesPerLevel(level);
+  const { nxHugePages } = tdp.kvm.params;
+  for (let index = 0; index < ENTRIES_PER_TABLE; index++) {
+    const small = makeSmallSpte(tdp.layout, { huge: iter.oldSpte, level, index, pages, nxHugePages });
+    table[2 * index] = small.lo;
+    table[2 * index + 1] = small.hi;
+  }
+  return table;
+}
+
+/** tdp_mmu_split_huge_page(): links the table, which is filled already; false when the entry has changed meanwhile. */
+export function* tdpMmuSplitHugePage(tdp: TdpMmu, iter: TdpIter, sp: KvmMmuPage, shared: boolean): Steps<boolean> {
+  const { gfn, level, oldSpte } = iter;
+  const linked = yield* tdpMmuLinkSp(tdp, iter, sp, shared);
+  // The link has taken the huge page off the statistics.
+  if (linked) tdp.count(pagesStat(level - 1), ENTRIES_PER_TABLE);
+  tdp.emit({ name: "kvm_mmu_split_huge_page", gfn, spte: oldSpte, level, errno: linked ? 0 : EBUSY });
+  return linked;
+}
+
+const EBUSY = -16;
+
+/** kvm_tdp_mmu_try_split_huge_pages(): all huge pages of a range, down to the level. mmu_lock held, for read when `shared`. */
+export function* kvmTdpMmuTrySplitHugePages(
+  tdp: TdpMmu,
+  range: { readonly start: Gfn; readonly end: Gfn; readonly targetLevel: number; readonly shared: boolean },
+): Steps<void> {
+  assertHeld(tdp.kvm.mmuLock, range.shared ? "shared" : "exclusive");
+  let root = yield* tdpMmuNextRoot(tdp, null);
+  while (root !== null) {
+    if (!isInvalidRoot(tdp, root)) yield* splitHugePagesRoot(tdp, root, range);
+    root = yield* tdpMmuNextRoot(tdp, root);
+  }
+}
+
+/** tdp_mmu_split_huge_pages_root(). Linux drops mmu_lock to allocate each table; here there is always memory. */
+function* splitHugePagesRoot(
+  tdp: TdpMmu,
+  root: KvmMmuPage,
+  { start, end, targetLevel, shared }: Parameters<typeof kvmTdpMmuTrySplitHugePages>[1],
+): Steps<void> {
+  yield* rcuReadLock(tdp.kvm.kernel.rcu);
+  const iter = yield* tdpIterStart(tdp.world, root, targetLevel + 1, start, end);
+  for (; iter.valid; yield* tdpIterNext(iter)) {
+    for (;;) {
+      if (tdp.kvm.variants.yields && (yield* tdpMmuIterCondResched(tdp, iter, { flush: false, shared }))) break;
+      if (!isShadowPresentPte(iter.oldSpte) || !isLargePte(iter.oldSpte)) break;
+      const sp = tdpMmuAllocChildSp(tdp, iter, splitTable(tdp, iter));
+      if (yield* tdpMmuSplitHugePage(tdp, iter, sp, shared)) break;
+      yield* tdp.pages.free(sp);
+    }
+  }
+  yield* rcuReadUnlock(tdp.kvm.kernel.rcu);
+}
