@@ -47,6 +47,9 @@ export interface WorldOptions {
   readonly tasksMax?: number;
 }
 
+/** Notes what is left behind. @param lane the task whose mistake it is, -1 for nobody's */
+export type EndFailure = (property: string, message: string, lane: number) => void;
+
 /** What is known of an allocated object, for names in reports. */
 export interface ObjectInfo {
   readonly addr: number;
@@ -103,6 +106,8 @@ export class World {
   onPlain: ((task: Task, addr: number, isWrite: boolean, lo: number, hi: number) => void) | null = null;
   /** Events reported so far in this execution. */
   readonly trace: TraceRecord[] = [];
+  /** Looks for what is wrong at the end of a complete execution; set by the floors that know what must not be left behind. */
+  readonly endChecks: ((fail: EndFailure) => void)[] = [];
   /** Makes {@link Task.local}; set by the floor that needs it. */
   makeLocal: (task: Task) => unknown = () => undefined;
   readonly staticBytes: number;
@@ -110,8 +115,12 @@ export class World {
   readonly tasksMax: number;
 
   private staticNext = PAGE_SIZE;
+  /** Pages are handed out from the end of the static part downwards. */
+  private staticTop: number;
   /** For each 8-byte granule, the granule of the header of the object that holds it; 0 for what is never freed. */
   private readonly headers: Int32Array;
+  /** The same for whole pages, by page: their life words stand elsewhere, so that pages lie side by side. */
+  private readonly pageHeaders: Int32Array;
   private readonly objects = new Map<number, ObjectInfo>();
   private readonly staticObjects: ObjectInfo[] = [];
   private readonly deaths: Death[] = [NEVER_ALLOCATED, NEVER_ALLOCATED, NEVER_ALLOCATED];
@@ -125,6 +134,8 @@ export class World {
     this.tasksMax = options.tasksMax ?? 16;
     this.heap = new Heap(this.staticBytes + this.arenaBytes * this.tasksMax);
     this.headers = new Int32Array(this.heap.bytes / 8);
+    this.pageHeaders = new Int32Array(this.heap.bytes / PAGE_SIZE);
+    this.staticTop = this.staticBytes;
   }
 
   // --- tasks ---------------------------------------------------------------------------------------------------
@@ -197,22 +208,55 @@ export class World {
   ): number {
     // Code that runs during set-up allocates for good, whoever it stands for.
     const task = this.started ? this.current : null;
+    if (align >= PAGE_SIZE) return this.allocatePages(task, bytes, { name, describe, template, align });
+    const addr = this.take(task, HEADER_BYTES, align, bytes, name);
+    if (task?.ghost) return addr;
+    const header = addr - 8;
+    this.headers.fill(header >>> 3, addr >>> 3, roundUp(addr + bytes, 8) >>> 3);
+    this.heap.fillFresh(addr, roundUp(bytes, 8), template);
+    this.introduce(task, header, { addr, bytes, name, describe });
+    return addr;
+  }
+
+  /** Whole pages, from the end of the allocating task's part downwards. Nobody is charged for pages that are never touched. */
+  private allocatePages(
+    task: Task | null,
+    bytes: number,
+    object: Pick<ObjectInfo, "name" | "describe"> & { readonly template: Uint32Array | null; readonly align: number },
+  ): number {
+    const { name, describe, template, align } = object;
+    const size = roundUp(bytes, PAGE_SIZE);
+    const header = this.take(task, 0, 8, 8, name);
+    const top = task === null ? this.staticTop : task.arenaTop;
+    const addr = Math.floor((top - size) / align) * align;
+    if (addr < (task === null ? this.staticNext : task.arenaNext)) throw outOfMemory(task, name);
+    if (task === null) this.staticTop = addr;
+    else task.arenaTop = addr;
+    if (task?.ghost) return addr;
+    this.headers[header >>> 3] = header >>> 3;
+    this.pageHeaders.fill(header >>> 3, addr / PAGE_SIZE, (addr + size) / PAGE_SIZE);
+    // The static part is handed out once, and zero to begin with.
+    if (task !== null || template !== null) this.heap.fillFresh(addr, size, template);
+    this.introduce(task, header, { addr, bytes, name, describe });
+    return addr;
+  }
+
+  /** The next `bytes` of the small objects, with room for a header before them. */
+  private take(task: Task | null, room: number, align: number, bytes: number, name: string): number {
     const next = task === null ? this.staticNext : task.arenaNext;
-    const addr = roundUp(next + HEADER_BYTES, align);
+    const addr = roundUp(next + room, align);
     const end = roundUp(addr + bytes, 8);
-    const limit = task === null ? this.staticBytes : this.arenaStart(task.lane) + this.arenaBytes;
-    assert(end <= limit, `out of modelled memory for ${name}: raise ${task === null ? "staticBytes" : "arenaBytes"}`);
+    if (end > (task === null ? this.staticTop : task.arenaTop)) throw outOfMemory(task, name);
     if (task === null) this.staticNext = end;
     else task.arenaNext = end;
-    if (task?.ghost) return addr;
-    this.objects.set(addr, { addr, bytes, name, describe });
-    if (task === null) this.staticObjects.push(this.objects.get(addr) as ObjectInfo);
-    const header = addr - 8;
-    this.headers.fill(header >>> 3, addr >>> 3, end >>> 3);
-    this.heap.fillFresh(addr, end - addr, template);
+    return addr;
+  }
+
+  private introduce(task: Task | null, header: number, object: ObjectInfo): void {
+    this.objects.set(header, object);
+    if (task === null) this.staticObjects.push(object);
     // The life word is journaled, so that the object is gone again when the execution is undone.
     this.heap.write(header, 8, this.current === null ? IMMORTAL : LIVE, 0);
-    return addr;
   }
 
   /** Lets an object that set-up allocated be retired, as those that tasks allocate can be. */
@@ -222,7 +266,8 @@ export class World {
 
   /** Address of the life word of the object around `addr`; 0 when nothing there was allocated. */
   lifeOf(addr: number): number {
-    return (this.headers[addr >>> 3] as number) << 3;
+    const page = this.pageHeaders[addr >>> 12] as number;
+    return (page === 0 ? (this.headers[addr >>> 3] as number) : page) * 8;
   }
 
   isMortal(life: number): boolean {
@@ -295,7 +340,7 @@ export class World {
   /** What the report calls the place `addr`. */
   nameOf(addr: number): string {
     const life = this.lifeOf(addr);
-    const info = life === 0 ? undefined : this.objects.get(life + 8);
+    const info = life === 0 ? undefined : this.objects.get(life);
     if (info === undefined) return addr === 0 ? "NULL" : `0x${addr.toString(16)}`;
     const offset = addr - info.addr;
     if (info.describe !== null) return joinName(info.name, info.describe(offset));
@@ -306,6 +351,10 @@ export class World {
   get namedObjects(): readonly ObjectInfo[] {
     return this.staticObjects;
   }
+}
+
+function outOfMemory(task: Task | null, name: string): EngineBug {
+  return new EngineBug(`out of modelled memory for ${name}: raise ${task === null ? "staticBytes" : "arenaBytes"}`);
 }
 
 function joinName(object: string, field: string): string {

@@ -81,6 +81,15 @@ export class Rcu {
   register(handler: RcuCallback): number {
     return this.handlers.push(handler) - 1;
   }
+
+  /** The objects of callbacks that are not invoked yet. For oracles. */
+  pendingObjects(): number[] {
+    const objects: number[] = [];
+    for (let node = this.callbacks.peek(); node !== 0; node = fieldOf(this.callbacks, node, 0).peek()) {
+      objects.push(fieldOf(this.callbacks, node, 8).peek());
+    }
+    return objects;
+  }
 }
 
 export function* rcuReadLock(rcu: Rcu): Steps<void> {
@@ -131,7 +140,9 @@ export function* callRcu(rcu: Rcu, object: number, handler: number): Steps<void>
     again(node);
     const first = yield* load(rcu.callbacks);
     next.value = first;
-    if ((yield* compareExchange(rcu.callbacks, first, node)) === first) return;
+    if ((yield* compareExchange(rcu.callbacks, first, node)) !== first) continue;
+    world.clock?.gauge("RCU callbacks", 1);
+    return;
   }
 }
 
@@ -142,11 +153,14 @@ export function* rcuThread(rcu: Rcu): Steps<void> {
     again();
     yield* awaitUntil(rcu.callbacks, (first) => first !== 0, "rcu: wait for callbacks");
     let node = yield* exchange(rcu.callbacks, 0);
+    rcu.world.clock?.spend("RCU grace period");
     yield* rcu.sections.wait(rcu.world, "rcu grace period");
     const batch: number[] = [];
     for (; node !== 0; node = fieldOf(rcu.callbacks, node, 0).value) batch.push(node);
     for (const entry of batch.reverse()) {
       const handler = rcu.handlers[fieldOf(rcu.callbacks, entry, 16).value] as RcuCallback;
+      rcu.world.clock?.gauge("RCU callbacks", -1);
+      rcu.world.clock?.spend("free a table");
       yield* handler(fieldOf(rcu.callbacks, entry, 8).value);
     }
   }

@@ -24,6 +24,12 @@ export const KVM_COSTS: Readonly<Record<string, Cost>> = {
     nanoseconds: 52,
     source: "T5: about 7 s for the 2^27 4K leaves of 512 GiB, with write-back to struct page (before 6.13)",
   },
+  "visit an entry": { nanoseconds: 1, source: "a step of the TDP iterator beside the load: a few instructions" },
+  "RCU grace period": {
+    nanoseconds: 10e6,
+    source:
+      "the shortest, without load: a few jiffies until quiescent states are looked for (RCU_JIFFIES_TILL_FORCE_QS)",
+  },
   "free a table": {
     nanoseconds: 200,
     source: "free_page() of one page in an RCU callback: 100-300 ns",
