@@ -6,8 +6,8 @@
  * Chen's ("Heuristic sampling: a method for predicting the performance of tree searching programs", SIAM J. Comput. 21, 1992) visits one
  * representative of each kind of node, drawn so that each node of the kind had its chance, and counts it for all. Its mean is the size of the
  * tree too, for any notion of kind, and the better the kind tells the size of what is below, the less it is off. Here nodes are of a kind
- * when they lie at the same depth, keep as many events of an execution, and delay the same place of it for the same task: what is below
- * depends above all on how much of an execution is still free.
+ * when they lie at the same depth, keep as many events of an execution and as many heads among them, and delay the same place and task for
+ * the same other task: what is below depends above all on how much of an execution is still free, and on what may not be dropped any more.
  *
  * What is probed is what is still open, not the whole tree, so estimates get better as the exploration goes on. Each look makes a few independent
  * probes; their spread is the uncertainty. All looks estimate the same number and are averaged, each with the weight that it deserves.
@@ -31,22 +31,26 @@ export interface EstimateSource {
   framesOf(part: Subtree): readonly Frame[] | null;
 }
 
-/** One look at what is open: how many executions are left, and the variance of that. */
+/** One look at what is open: how many executions are left, the variance of that, and how many nodes were visited for it. */
 export interface Glance {
   readonly left: number;
   readonly variance: number;
+  readonly visits: number;
 }
 
+/** Probes of a look; after the second, only as long as they are cheap. */
 const PROBES = 4;
-/** Probes of fewer nodes are cheap; if one has more, nodes of a kind are taken to be more alike. */
-const VISITS_MAX = 2_000;
+const VISITS_CHEAP = 2_000;
+/** A probe of more nodes takes too long: from then on nodes are taken to be of a kind that are less alike. */
+const VISITS_MAX = 5_000;
 /** Of a group with more ways to be reversed, only so many are looked at, and count for all. */
 const GROUP_MAX = 1_000;
 /** A handful of probes cannot show that they are less off than this. */
 const SPREAD_MIN = 0.25;
-/** Executions before the first look, and how many times as many before the next one. */
+/** Executions before the first look; how many times as many before the next one, and how many more for each node visited. */
 const FIRST_LOOK = 250;
 const NEXT_LOOK = 1.7;
+const WORK_PER_VISIT = 20;
 
 /** Decides when to look, and adds up what was seen. */
 export class Estimator {
@@ -65,9 +69,9 @@ export class Estimator {
     this.add(glance(source, open, this.looks), totals);
   }
 
-  add({ left, variance }: Glance, { executions }: Pick<Totals, "executions">): void {
+  add({ left, variance, visits }: Glance, { executions }: Pick<Totals, "executions">): void {
     this.looks++;
-    this.nextLook = executions * NEXT_LOOK;
+    this.nextLook = Math.max(executions * NEXT_LOOK, executions + visits * WORK_PER_VISIT);
     const weight = 1 / Math.max(1, variance);
     this.weights += weight;
     this.weighted += weight * (executions + left);
@@ -91,13 +95,15 @@ export class Estimator {
 export function glance(source: EstimateSource, open: readonly Job[], seed: number): Glance {
   const { explorer } = source;
   const parts = open.flatMap((job) => (job.kind === "tree" ? [job.part] : []));
-  if (explorer === null || parts.length === 0) return { left: 0, variance: 0 };
+  if (explorer === null || parts.length === 0) return { left: 0, variance: 0, visits: 0 };
   const prober = new Prober(explorer, new Random(seed + 1));
   const nodes = parts.flatMap((part) => prober.openNodes(source.framesOf(part)));
-  const guesses = Array.from({ length: PROBES }, () => prober.probe(nodes));
-  const left = guesses.reduce((sum, guess) => sum + guess, 0) / PROBES;
-  const square = guesses.reduce((sum, guess) => sum + (guess - left) ** 2, 0) / (PROBES - 1);
-  return { left, variance: Math.max(square, (SPREAD_MIN * left) ** 2) / PROBES };
+  const guesses: number[] = [];
+  while (guesses.length < 2 || (guesses.length < PROBES && prober.visits < VISITS_CHEAP))
+    guesses.push(prober.probe(nodes));
+  const left = guesses.reduce((sum, guess) => sum + guess, 0) / guesses.length;
+  const square = guesses.reduce((sum, guess) => sum + (guess - left) ** 2, 0) / (guesses.length - 1);
+  return { left, variance: Math.max(square, (SPREAD_MIN * left) ** 2) / guesses.length, visits: prober.visits };
 }
 
 /** A branch still to be taken, and how many it stands for. */
@@ -120,6 +126,7 @@ class Prober {
   private readonly random: Random;
   /** Lengths are compared without so many of their low bits. */
   private coarseness = 0;
+  visits = 0;
   private executions = 0;
   private readonly hooks: DporHooks = {
     onExecution: () => {
@@ -162,11 +169,11 @@ class Prober {
   probe(nodes: readonly Node[]): number {
     const levels: Map<string, Kind>[] = [];
     for (const node of nodes) this.put(levels, node);
+    const before = this.visits;
     let guess = 0;
-    let visits = 0;
     for (let depth = 0; depth < levels.length; depth++) {
       for (const { node, weight } of levels[depth]?.values() ?? []) {
-        visits++;
+        this.visits++;
         this.executions = 0;
         const frame =
           node.frame === null || node.branch === null
@@ -177,7 +184,7 @@ class Prober {
       }
       levels[depth] = new Map();
     }
-    if (visits > VISITS_MAX) this.coarseness++;
+    if (this.visits - before > VISITS_MAX) this.coarseness++;
     return guess;
   }
 
@@ -197,8 +204,11 @@ class Prober {
 
   private kindOf({ frame, branch }: Node): string {
     if (frame === null || branch === null) return "";
+    const { before } = branch;
     const lane = branch.kind === "reversal" ? branch.lane : -1;
-    return `${lane}:${keptBy(frame, branch) >>> this.coarseness}:${branch.before >>> this.coarseness}`;
+    const heads = frame.heads.filter(({ at }) => at < before).length;
+    const lengths = [keptBy(frame, branch), before, heads].map((length) => length >>> this.coarseness);
+    return `${lane}:${frame.lanes[before]}:${lengths.join(":")}`;
   }
 }
 
