@@ -1,12 +1,38 @@
 /** The tables of docs/kernel-map.md: reading them, and making them anew from the data and the sources. */
 import { KERNEL_MAP, KERNEL_MAP_OF_FILE } from "../../src/kvm/kernel-map.ts";
 
+/** The documents, and the part of the sources that each is about. */
+export const MAPS: readonly (readonly [document: string, part: string])[] = [
+  ["docs/kernel-map.md", "src/kvm/"],
+  ["docs/kernel-map-linux.md", "src/kernel/"],
+];
+
 /** What the tables are made from. */
 export interface Sources {
   /** Modules of src/kvm, src/kernel and src/machine. */
   readonly paths: readonly string[];
   readonly read: (path: string) => string;
 }
+
+const NAMES_HEAD = `/** Made by "npm run docs": functions whose comment begins with the name of the kernel function that they stand for. */
+export const KERNEL_NAMES: Readonly<Record<string, string>> = {
+`;
+
+/** What src/kvm/kernel-names.ts should be. */
+export function kernelNamesSource({ paths, read }: Sources): string {
+  const names = new Map<string, string>();
+  for (const path of [...paths].sort()) {
+    for (const [, comment = "", name = ""] of read(path).matchAll(DOCUMENTED)) {
+      const kernel = /^\s*(?:\*\s*)?`?(_*[a-z]\w+)\(\)/.exec(comment)?.[1];
+      if (kernel !== undefined) names.set(name, kernel);
+    }
+  }
+  const lines = [...names].sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, kernel]) => `  ${name}: "${kernel}",\n`);
+  return `${NAMES_HEAD}${lines.join("")}};\n`;
+}
+
+/** A comment, and the function below it. */
+const DOCUMENTED = /\/\*\*((?:(?!\*\/)[\s\S])*)\*\/\n(?:export )?function\*? (\w+)/g;
 
 /** A kernel function, and what stands for it in one file. */
 export interface Row {
@@ -35,7 +61,7 @@ const SECTION = /^### (src\/\S+\.ts)/;
 /** The rows as they should be, in the order of the data; what is left out is taken from the rows that there are. */
 export function wantedRows(old: readonly Row[], sources: Sources): Row[] {
   const rows = new Map<string, { file: string; kernel: string; ours: string[]; leftOut: string }>();
-  for (const [ours, kernel, file] of pairs(sources)) {
+  for (const [ours, kernel, file] of pairs(sources).sort(([, , a], [, , b]) => (a < b ? -1 : a > b ? 1 : 0))) {
     const key = `${file} ${kernel}`;
     const known =
       old.find((row) => row.kernel === kernel && row.file === file) ?? old.find((row) => row.kernel === kernel);
@@ -72,21 +98,24 @@ export function homesOf(name: string, { paths, read }: Sources): string[] {
   return declared.length > 0 ? declared : paths.filter((path) => hasMethod.test(read(path)));
 }
 
-/** The document with its tables made anew. Sections of files without rows go; those of new files come after their folder's. */
-export function mended(markdown: string, sources: Sources): string {
-  const rows = wantedRows(rowsOf(markdown), sources);
+/**
+ * The document with its tables made anew. Sections of files without rows go; those of new files come after their folder's.
+ * @param part the folder that the document is about
+ */
+export function mended(markdown: string, sources: Sources, part: string): string {
+  const rows = wantedRows(rowsOf(markdown), sources).filter(({ file }) => file.startsWith(part));
   const files = new Set(rows.map(({ file }) => file));
-  const parts = markdown.split(/(?=^#{2,3} )/m);
+  const sections = markdown.split(/(?=^#{2,3} )/m);
   const done = new Set<string>();
-  const kept = parts.flatMap((part) => {
-    const file = SECTION.exec(part)?.[1];
-    if (file === undefined) return [part];
+  const kept = sections.flatMap((section) => {
+    const file = SECTION.exec(section)?.[1];
+    if (file === undefined) return [section];
     done.add(file);
-    return files.has(file) ? [`${part.split("\n")[0] ?? ""}\n\n${tableOf(rows, file)}\n`] : [];
+    return files.has(file) ? [`${section.split("\n")[0] ?? ""}\n\n${tableOf(rows, file)}\n`] : [];
   });
   for (const file of [...files].filter((path) => !done.has(path))) {
     const folder = file.slice(0, file.lastIndexOf("/"));
-    const last = kept.findLastIndex((part) => SECTION.exec(part)?.[1]?.startsWith(`${folder}/`));
+    const last = kept.findLastIndex((section) => SECTION.exec(section)?.[1]?.startsWith(`${folder}/`));
     kept.splice(last < 0 ? kept.length : last + 1, 0, `### ${file}\n\n${tableOf(rows, file)}\n`);
   }
   return kept.join("");
