@@ -18,6 +18,10 @@
  */
 import { andU64, assert, bitU64, orU64, sameU64, testU64, type U64, U64_ZERO, u64 } from "../engine/index.ts";
 import {
+  EPT_FORMAT,
+  EPT_NO_AD_FORMAT,
+  type NestedFormat,
+  NPT_FORMAT,
   PT_ACCESSED_MASK,
   PT_DIRTY_MASK,
   PT_PRESENT_MASK,
@@ -33,6 +37,8 @@ export const SPTE_MMU_PRESENT_MASK: U64 = bitU64(11);
 export interface SpteLayout {
   readonly kernel: KernelVersion;
   readonly paging: Paging;
+  /** How the hardware reads the entries. */
+  readonly format: NestedFormat;
   /** kvm_ad_enabled(): the CPU keeps accessed and dirty bits. */
   readonly adEnabled: boolean;
   /** shadow_present_mask and so on. */
@@ -82,6 +88,7 @@ function nptLayout(kernel: KernelVersion): SpteLayout {
   return {
     ...commonBits(kernel),
     paging: "npt",
+    format: NPT_FORMAT,
     adEnabled: true,
     present: PT_PRESENT_MASK,
     read: U64_ZERO,
@@ -106,6 +113,7 @@ function eptLayout(kernel: KernelVersion, adEnabled: boolean): SpteLayout {
   return {
     ...commonBits(kernel),
     paging: adEnabled ? "ept" : "ept-no-ad",
+    format: adEnabled ? EPT_FORMAT : EPT_NO_AD_FORMAT,
     adEnabled,
     present: bitU64(63),
     read: isNewer ? bitU64(0) : U64_ZERO,

@@ -81,7 +81,7 @@ export class Vcpu {
     this.pvTime = new GfnToPfnCache(vm.kvm, `vcpu${id}->arch.pv_time`);
     const { dirtyRingSize } = vm.kvm;
     this.dirtyRing = dirtyRingSize > 0 ? new DirtyRing(vm.world, id, dirtyRingSize, this.requests) : null;
-    this.guest = new GuestCpu(vm.world, cpu, vm.interrupts, NO_PAGING);
+    this.guest = new GuestCpu(vm.world, cpu, vm.interrupts, NO_PAGING, vm.tdp.layout.format);
   }
 
   get world(): World {
@@ -90,7 +90,7 @@ export class Vcpu {
 
   /** The thread that is to run it begins: nothing is cached. */
   reset(mode: PagingMode = NO_PAGING): void {
-    this.guest = new GuestCpu(this.world, this.cpu, this.vm.interrupts, mode);
+    this.guest = new GuestCpu(this.world, this.cpu, this.vm.interrupts, mode, this.vm.tdp.layout.format);
     this.mmio = null;
   }
 
@@ -207,8 +207,10 @@ function* handleExit(vcpu: Vcpu, exit: VmExit): Steps<RunResult | null> {
     case "interrupt":
       return null;
     case "npf": {
-      const { gpa, errorCode, rip } = exit;
-      vcpu.vm.emit({ name: "kvm_page_fault", vcpu: vcpu.id, rip, address: gpa, errorCode });
+      const { gpa, errorCode, rip, reported } = exit;
+      // Of an EPT violation the exit qualification is traced, of a misconfiguration nothing.
+      if (reported !== null)
+        vcpu.vm.emit({ name: "kvm_page_fault", vcpu: vcpu.id, rip, address: gpa, errorCode: reported });
       vcpu.world.clock?.enter("page fault");
       vcpu.world.clock?.spend("handle a page fault");
       const outcome = yield* kvmMmuPageFault(vcpu, gpa, errorCode);

@@ -10,6 +10,7 @@
 import { Cell, load, type Steps, store, type U64, type World } from "../engine/index.ts";
 import type { Gpa, Gva, Hpa } from "./address.ts";
 import { type Interrupts, isInterrupted } from "./interrupts.ts";
+import { type NestedFormat, NPT_FORMAT } from "./nested-format.ts";
 import { type AccessKind, guestWalk, type PagingMode } from "./page-walk.ts";
 import { Tlb } from "./tlb.ts";
 
@@ -51,7 +52,14 @@ export type VmExit =
   /** There is no next instruction. */
   | { readonly kind: "done" }
   | { readonly kind: "msr"; readonly msr: number; readonly value: number }
-  | { readonly kind: "npf"; readonly gpa: Gpa; readonly errorCode: number; readonly rip: number }
+  | {
+      readonly kind: "npf";
+      readonly gpa: Gpa;
+      readonly errorCode: number;
+      /** See {@link NestedFault}. */
+      readonly reported: number | null;
+      readonly rip: number;
+    }
   | { readonly kind: "guest-fault"; readonly gva: Gva; readonly errorCode: number; readonly rip: number };
 
 export class GuestCpu {
@@ -59,6 +67,8 @@ export class GuestCpu {
   readonly cpu: number;
   readonly interrupts: Interrupts;
   readonly tlb = new Tlb();
+  /** How the nested tables are read. */
+  readonly format: NestedFormat;
   mode: PagingMode;
   /** Host-physical address of the nested root: nCR3. */
   nestedRoot: Hpa = 0 as Hpa;
@@ -70,7 +80,8 @@ export class GuestCpu {
   /** Value of the last read. */
   lastRead: U64 = { hi: 0, lo: 0 };
 
-  constructor(world: World, cpu: number, interrupts: Interrupts, mode: PagingMode) {
+  constructor(world: World, cpu: number, interrupts: Interrupts, mode: PagingMode, format: NestedFormat = NPT_FORMAT) {
+    this.format = format;
     this.world = world;
     this.cpu = cpu;
     this.interrupts = interrupts;
@@ -146,10 +157,13 @@ function* translate(guest: GuestCpu, instruction: GuestInstruction, addr: Gva, k
   const cached = guest.tlb.lookup(addr, kind);
   if (cached !== null) return cached;
   const rip = instruction.rip ?? 0;
-  const found = yield* guestWalk(guest.world, guest.nestedRoot, guest.mode, addr, kind, instruction.cpl === 3);
-  if (found.kind === "nested-fault") return { kind: "npf", gpa: found.gpa, errorCode: found.errorCode, rip };
+  const { world, nestedRoot, mode, format } = guest;
+  const found = yield* guestWalk(world, nestedRoot, mode, addr, kind, instruction.cpl === 3, format);
+  if (found.kind === "nested-fault") {
+    return { kind: "npf", gpa: found.gpa, errorCode: found.errorCode, reported: found.reported, rip };
+  }
   if (found.kind === "guest-fault") return { kind: "guest-fault", gva: found.gva, errorCode: found.errorCode, rip };
-  guest.tlb.fill(addr, kind, found);
+  guest.tlb.fill(addr, found);
   return found.hpa;
 }
 

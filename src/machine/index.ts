@@ -18,5 +18,6 @@ export {
   maskInterrupts,
   unmaskInterrupts,
 } from "./interrupts.ts";
+export * from "./nested-format.ts";
 export * from "./page-walk.ts";
 export { Tlb } from "./tlb.ts";

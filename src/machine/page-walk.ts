@@ -6,10 +6,20 @@
  * guest's tables treats each table entry as a guest-physical access of its own, made as a user write (the table entry may need its A bit
  * set), which is why a page-table page faults as a write even when the guest reads.
  *
- * Modelled: 4-level NPT; a guest without paging; 4-level guest paging with 4K, 2M and 1G pages. Guest permissions (U/S, W with CR0.WP, NX)
+ * Modelled: 4-level NPT and EPT (nested-format.ts); a guest without paging; 4-level guest paging with 4K, 2M and 1G pages. Guest permissions (U/S, W with CR0.WP, NX)
  * are checked; a violation is the guest's own page fault.
  */
-import { Cell, compareExchange, load, orU64, type Steps, sameU64, type U64, type World } from "../engine/index.ts";
+import {
+  Cell,
+  compareExchange,
+  load,
+  orU64,
+  type Steps,
+  sameU64,
+  testU64,
+  type U64,
+  type World,
+} from "../engine/index.ts";
 import { type Gpa, type Gva, type Hpa, PAGE_SIZE, PG_LEVEL_4K, pagesPerLevel, tableIndex } from "./address.ts";
 import {
   entryFrame,
@@ -22,6 +32,7 @@ import {
   PT_ACCESSED_MASK,
   PT_DIRTY_MASK,
 } from "./entry.ts";
+import { type NestedFormat, NPT_FORMAT } from "./nested-format.ts";
 
 export type AccessKind = "read" | "write" | "exec";
 
@@ -35,6 +46,10 @@ export const PFERR_FETCH = 16;
 export const PFERR_GUEST_FINAL = 2 ** 32;
 export const PFERR_GUEST_PAGE = 2 ** 33;
 
+/** Bits of an EPT violation's exit qualification: a guest-virtual address was being translated; its final access failed, not one to a table. */
+const QUALIFICATION_GVA_VALID = 1 << 7;
+const QUALIFICATION_GVA_TRANSLATED = 1 << 8;
+
 export interface Translation {
   readonly kind: "translated";
   readonly hpa: Hpa;
@@ -42,13 +57,18 @@ export interface Translation {
   readonly level: number;
   readonly writable: boolean;
   readonly executable: boolean;
+  /** A write need not set a dirty flag any more, in neither dimension. */
+  readonly dirty: boolean;
 }
 
 /** The nested walk failed: the guest exits with these. */
 export interface NestedFault {
   readonly kind: "nested-fault";
   readonly gpa: Gpa;
+  /** As NPT reports it; of EPT, what the exit qualification says in the same terms. */
   readonly errorCode: number;
+  /** What the exit itself reports: the error code, or the exit qualification; null for an EPT misconfiguration, which says nothing more. */
+  readonly reported: number | null;
 }
 
 /** The guest's own walk failed: it gets a #PF. */
@@ -84,30 +104,30 @@ export function* nptWalk(
   addr: Gpa,
   kind: AccessKind,
   stage: number,
+  format: NestedFormat = NPT_FORMAT,
 ): Steps<Translation | NestedFault> {
   const frame = Math.floor(addr / PAGE_SIZE);
   for (;;) {
     let table = root as number;
+    let readable = true;
     let writable = true;
     let executable = true;
     for (let level = NPT_ROOT_LEVEL; ; level--) {
       const cell = new Cell<U64>(world, table + 8 * tableIndex(frame, level), 8, true);
       const entry = yield* load(cell);
-      if (!isPresent(entry)) {
-        return { kind: "nested-fault", gpa: addr, errorCode: stage + PFERR_USER + errorBits(kind) };
-      }
-      // This machine reports a reserved bit without the present bit.
-      if (hasReservedBits(entry)) {
-        return { kind: "nested-fault", gpa: addr, errorCode: stage + PFERR_RSVD + PFERR_USER + errorBits(kind) };
-      }
-      writable &&= isWritable(entry);
-      executable &&= isExecutable(entry);
+      if (!format.isPresent(entry)) return nestedFault(format, addr, kind, stage, 0);
+      if (hasReservedBits(entry) || format.isMisconfigured(entry)) return reservedFault(format, addr, kind, stage);
+      readable &&= format.isReadable(entry);
+      writable &&= format.isWritable(entry);
+      executable &&= format.isExecutable(entry);
       const isLeaf = level === PG_LEVEL_4K || hasPageSize(entry);
-      const denied = !isUser(entry) || (kind === "write" && !writable) || (kind === "exec" && !executable);
-      if (isLeaf && denied) {
-        return { kind: "nested-fault", gpa: addr, errorCode: stage + PFERR_PRESENT + PFERR_USER + errorBits(kind) };
+      const allowed = kind === "write" ? readable && writable : kind === "exec" ? executable : readable;
+      if (isLeaf && !allowed) {
+        const rights = (readable ? 1 : 0) + (writable ? 2 : 0) + (executable ? 4 : 0);
+        return nestedFault(format, addr, kind, stage, rights, true);
       }
-      const wanted = isLeaf && kind === "write" ? orU64(PT_ACCESSED_MASK, PT_DIRTY_MASK) : PT_ACCESSED_MASK;
+      const dirty = kind === "write" || !format.keepsAccessedDirty || testU64(entry, format.dirty);
+      const wanted = isLeaf && kind === "write" ? orU64(format.accessed, format.dirty) : format.accessed;
       if (!(yield* setAccessedDirty(cell, entry, wanted))) break;
       if (isLeaf) {
         const offset = addr % (PAGE_SIZE * pagesPerLevel(level));
@@ -117,11 +137,43 @@ export function* nptWalk(
           level,
           writable,
           executable,
+          dirty,
         };
       }
       table = entryFrame(entry) * PAGE_SIZE;
     }
   }
+}
+
+/**
+ * A violation.
+ * @param rights what the entries up to the last one allow: read 1, write 2, execute 4; nothing when one is not present
+ * @param denied every entry was present, and one did not allow the access
+ */
+function nestedFault(
+  format: NestedFormat,
+  gpa: Gpa,
+  kind: AccessKind,
+  stage: number,
+  rights: number,
+  denied = false,
+): NestedFault {
+  const isPresentError = format.kind === "npt" ? denied : rights !== 0;
+  const errorCode = stage + (isPresentError ? PFERR_PRESENT : 0) + PFERR_USER + errorBits(kind);
+  if (format.kind === "npt") return { kind: "nested-fault", gpa, errorCode, reported: errorCode };
+  // An access to a guest page-table entry is a read, even where it counts as a write.
+  const isTable = stage === PFERR_GUEST_PAGE;
+  const access = (kind === "read" || isTable ? 1 : 0) + (kind === "write" ? 2 : 0) + (kind === "exec" ? 4 : 0);
+  const reported = access + rights * 8 + QUALIFICATION_GVA_VALID + (isTable ? 0 : QUALIFICATION_GVA_TRANSLATED);
+  const read = (access & 1) !== 0 ? PFERR_USER : 0;
+  return { kind: "nested-fault", gpa, errorCode: errorCode - PFERR_USER + read, reported };
+}
+
+/** NPT on this machine reports a reserved bit without the present bit; EPT calls it a misconfiguration. */
+function reservedFault(format: NestedFormat, gpa: Gpa, kind: AccessKind, stage: number): NestedFault {
+  if (format.kind === "ept") return { kind: "nested-fault", gpa, errorCode: PFERR_RSVD, reported: null };
+  const errorCode = stage + PFERR_RSVD + PFERR_USER + errorBits(kind);
+  return { kind: "nested-fault", gpa, errorCode, reported: errorCode };
 }
 
 /** Sets the bits in the entry that was read; false when the entry is no longer the same. */
@@ -139,8 +191,10 @@ export function* guestWalk(
   addr: Gva,
   kind: AccessKind,
   user: boolean,
+  format: NestedFormat = NPT_FORMAT,
 ): Steps<Translation | NestedFault | GuestFault> {
-  if (!mode.paging) return yield* nptWalk(world, root, addr as number as Gpa, kind, PFERR_GUEST_FINAL);
+  if (!mode.paging) return yield* nptWalk(world, root, addr as number as Gpa, kind, PFERR_GUEST_FINAL, format);
+  const tableAccess = format.keepsAccessedDirty ? "write" : "read";
   const frame = Math.floor(addr / PAGE_SIZE);
   for (;;) {
     let table = mode.cr3 as number;
@@ -148,13 +202,8 @@ export function* guestWalk(
     let executable = true;
     let userOk = true;
     for (let level = 4; ; level--) {
-      const place = yield* nptWalk(
-        world,
-        root,
-        (table + 8 * tableIndex(frame, level)) as Gpa,
-        "write",
-        PFERR_GUEST_PAGE,
-      );
+      const at = (table + 8 * tableIndex(frame, level)) as Gpa;
+      const place = yield* nptWalk(world, root, at, tableAccess, PFERR_GUEST_PAGE, format);
       if (place.kind === "nested-fault") return place;
       const cell = new Cell<U64>(world, place.hpa, 8, true);
       const entry = yield* load(cell);
@@ -171,13 +220,19 @@ export function* guestWalk(
         }
       }
       const wanted = isLeaf && kind === "write" ? orU64(PT_ACCESSED_MASK, PT_DIRTY_MASK) : PT_ACCESSED_MASK;
+      if (!place.writable && !sameU64(orU64(entry, wanted), entry)) {
+        // Only now does the walk want to write to the table.
+        const denied = yield* nptWalk(world, root, at, "write", PFERR_GUEST_PAGE, format);
+        if (denied.kind === "nested-fault") return denied;
+      }
       if (!(yield* setAccessedDirty(cell, entry, wanted))) break;
       if (isLeaf) {
         const offset = addr % (PAGE_SIZE * pagesPerLevel(level));
         const final = (entryFrame(entry) * PAGE_SIZE + offset) as Gpa;
-        const nested = yield* nptWalk(world, root, final, kind, PFERR_GUEST_FINAL);
+        const nested = yield* nptWalk(world, root, final, kind, PFERR_GUEST_FINAL, format);
         if (nested.kind === "nested-fault") return nested;
-        return { ...nested, level: Math.min(level, nested.level), writable: writable && nested.writable };
+        const dirty = nested.dirty && (kind === "write" || testU64(entry, PT_DIRTY_MASK));
+        return { ...nested, level: Math.min(level, nested.level), writable: writable && nested.writable, dirty };
       }
       table = entryFrame(entry) * PAGE_SIZE;
     }

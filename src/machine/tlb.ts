@@ -30,12 +30,12 @@ export class Tlb {
     return null;
   }
 
-  /** @param kind the access that was translated: a read does not cache the permission to write (the D bit was not set) */
-  fill(addr: Gva, kind: AccessKind, found: Translation): void {
+  /** A translation that has yet to set a dirty flag is not cached with the permission to write. */
+  fill(addr: Gva, found: Translation): void {
     const { level, hpa, executable } = found;
     const size = PAGE_SIZE * pagesPerLevel(level);
     const base = (hpa - (hpa % size)) as Hpa;
-    const writable = found.writable && kind === "write";
+    const writable = found.writable && found.dirty;
     this.entries.set(`${level}:${Math.floor(addr / size)}`, { base, level, writable, executable });
   }
 

@@ -1,0 +1,56 @@
+/**
+ * What the entries of nested page tables mean to the hardware: AMD's NPT, Intel's EPT with accessed and dirty flags, EPT without.
+ *
+ *            present        R        W        X          A, D       an access to a guest page-table entry is
+ *     NPT    bit 0          bit 0    bit 1    not 63     5, 6       a write by the user
+ *     EPT    R, W or X      bit 0    bit 1    bit 2      8, 9       a write with A/D flags, a read without them
+ *
+ * EPT entries that allow writes but no reads are misconfigured. Bit 7 says that an entry above the lowest level is a leaf, in both.
+ */
+import { bitU64, type U64, U64_ZERO } from "../engine/index.ts";
+import { isExecutable, isPresent, isUser, isWritable, PT_ACCESSED_MASK, PT_DIRTY_MASK } from "./entry.ts";
+
+export interface NestedFormat {
+  readonly kind: "npt" | "ept";
+  /** The hardware keeps accessed and dirty flags; where it does not, any translation may be used to write. */
+  readonly keepsAccessedDirty: boolean;
+  readonly accessed: U64;
+  readonly dirty: U64;
+  isPresent(entry: U64): boolean;
+  isMisconfigured(entry: U64): boolean;
+  isReadable(entry: U64): boolean;
+  isWritable(entry: U64): boolean;
+  isExecutable(entry: U64): boolean;
+}
+
+export const NPT_FORMAT: NestedFormat = {
+  kind: "npt",
+  keepsAccessedDirty: true,
+  accessed: PT_ACCESSED_MASK,
+  dirty: PT_DIRTY_MASK,
+  isPresent,
+  isMisconfigured: () => false,
+  // Nested walks are made with the user's rights.
+  isReadable: isUser,
+  isWritable,
+  isExecutable,
+};
+
+export const EPT_FORMAT: NestedFormat = {
+  kind: "ept",
+  keepsAccessedDirty: true,
+  accessed: bitU64(8),
+  dirty: bitU64(9),
+  isPresent: (entry) => (entry.lo & 7) !== 0,
+  isMisconfigured: (entry) => (entry.lo & 3) === 2,
+  isReadable: (entry) => (entry.lo & 1) !== 0,
+  isWritable,
+  isExecutable: (entry) => (entry.lo & 4) !== 0,
+};
+
+export const EPT_NO_AD_FORMAT: NestedFormat = {
+  ...EPT_FORMAT,
+  keepsAccessedDirty: false,
+  accessed: U64_ZERO,
+  dirty: U64_ZERO,
+};
