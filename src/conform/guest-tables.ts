@@ -21,7 +21,11 @@ import { CONTROL_SLOT, type GuestMap, type Workload } from "./workload.ts";
 /** Offset of the page tables in the control slot, unless `pt_base` puts them elsewhere. */
 const TABLES_OFFSET = 0x1_0000;
 /** Code, IDT, GDT and stack: the first pages of the control slot, mapped at their own address in every address space. */
-const CONTROL_PAGES = 4;
+const CONTROL_PAGES_COUNT = 4;
+export const CONTROL_PAGES: readonly number[] = Array.from(
+  { length: CONTROL_PAGES_COUNT },
+  (_, i) => CONTROL_SLOT.gpa + i * PAGE_SIZE,
+);
 
 const FLAG_BITS: Readonly<Record<string, number>> = { p: 0, w: 1, u: 2, t: 3, c: 4, a: 5, d: 6, s: 7, g: 8, x: 63 };
 const LEAF_FLAGS = "pwuad";
@@ -87,10 +91,7 @@ export class GuestTables {
     for (const { name, maps } of guestPaging.roots) {
       const root = roots.get(name) as number;
       for (const map of maps.length > 0 ? maps : this.identityMaps()) this.addMap(root, map);
-      for (let i = 0; i < CONTROL_PAGES; i++) {
-        const pa = CONTROL_SLOT.gpa + i * PAGE_SIZE;
-        this.setLeaf(root, pa, 1, guestEntry(pa, LEAF_FLAGS));
-      }
+      for (const pa of CONTROL_PAGES) this.setLeaf(root, pa, 1, guestEntry(pa, LEAF_FLAGS));
     }
     this.addTablesForStores(roots);
     if (guestPaging.ptWindow !== false) for (const root of roots.values()) this.addWindow(root);
@@ -177,6 +178,11 @@ export class GuestTables {
       }
       table = child;
     }
+  }
+
+  /** Every table page, in the order in which they were handed out. */
+  get tablePages(): readonly number[] {
+    return [...this.tables.keys()];
   }
 
   // --- results -----------------------------------------------------------------------------------------------------

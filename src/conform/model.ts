@@ -6,33 +6,38 @@
  * The MMU, the machine and the kernel's services are those that `check` explores; only one thread runs at a time. With a recording, the host's
  * part (which page backs what, which notifiers it calls) is taken from it; without, the modelled host mm decides.
  */
-import { addU64, runSequentially, type Steps, type U64, UsageError, u64, World } from "../engine/index.ts";
-import { Kernel, Mm, PageFrames, PROT_READ, PROT_WRITE, writeLock, writeUnlock } from "../kernel/index.ts";
+import { addU64, runSequentially, type Steps, type U64, U64_ZERO, UsageError, u64, World } from "../engine/index.ts";
+import { Kernel, Mm, PageFrames, writeLock, writeUnlock } from "../kernel/index.ts";
 import { kvmPrepareDirtyBitmap } from "../kvm/dirty-log.ts";
 import { Kvm } from "../kvm/kvm.ts";
-import { KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY } from "../kvm/memslots.ts";
 import { kvmTdpMmuZapAll } from "../kvm/tdp-zap.ts";
 import { formatEvent, isKvmEvent, isStatEvent, type KvmEvent } from "../kvm/trace.ts";
 import { variantsOfKernel } from "../kvm/variants.ts";
-import { kvmArchVcpuIoctlRun, type RunResult } from "../kvm/vcpu.ts";
+import { kvmArchVcpuIoctlRun } from "../kvm/vcpu.ts";
 import { Vm } from "../kvm/vm.ts";
-import { type Gpa, gfn, type Hva, hva, Interrupts, PAGE_SIZE, type PagingMode, type Pfn } from "../machine/index.ts";
+import { type Gpa, gfn, type Hva, hva, Interrupts, PAGE_SIZE, type PagingMode } from "../machine/index.ts";
 import { guestCode } from "./guest-code.ts";
+import { CONTROL_PAGES, GuestTables } from "./guest-tables.ts";
 import { HostFollower, windowOf } from "./host-follower.ts";
-import type { HostLayout, MemoryPlace, SlotMarker } from "./host-layout.ts";
+import type { HostLayout, SlotMarker } from "./host-layout.ts";
 import { type OperationMachine, runHostOperation } from "./host-operations.ts";
 import { HostPlan } from "./host-plan.ts";
 import type { InitialState } from "./initial-state.ts";
 import { applySettings, recoverNxHugePages } from "./kvm-settings.ts";
 import { type GuestOperation, type HostOperation, membersOf, type Operation } from "./operation.ts";
+import { OwnHost } from "./own-host.ts";
+import { type OwnLayout, ownBytes, ownLayout, ownSlots, ownWindow } from "./own-layout.ts";
+import { isNotifierEvent, notifierEvent, notifierText } from "./own-notifiers.ts";
 import type { KernelRecording, ResolvedMember } from "./recording.ts";
-import type { EventLine, OperationRun, Stats, WorkloadRun } from "./run.ts";
+import { guestResult, hostResult } from "./results.ts";
+import type { EventLine, OperationResult, OperationRun, Stats, WorkloadRun } from "./run.ts";
 import { newCounters, statsOf } from "./statistics.ts";
-import { CONTROL_SLOT, type Memory, type Workload } from "./workload.ts";
+import { CONTROL_SLOT, type Workload } from "./workload.ts";
 
 export interface ModelInput {
   readonly workload: Workload;
-  readonly initial: InitialState;
+  /** What the guest starts from; null: what follows from the workload (guest-tables.ts). */
+  readonly initial: InitialState | null;
   /** `v6.12`, `v7.2`. */
   readonly kernel: string;
   /** What the host did; null: the modelled host decides. */
@@ -44,10 +49,8 @@ export interface ModelRun extends WorkloadRun {
   readonly notModelled: readonly string[];
 }
 
-/** Bytes of modelled memory: reserved, and used only as far as touched. */
+/** Bytes of modelled memory when a recording is followed: reserved, and used only as far as touched. */
 const MEMORY_BYTES = 512 * 1024 * 1024;
-/** Where the first memory lies in the process when no recording says so. */
-const FIRST_HVA = 0x7f00_0000_0000;
 const HUGE = 2 * 1024 * 1024;
 
 /** Guest paging modes whose code is 64-bit code. */
@@ -71,6 +74,10 @@ class ModelMachine implements OperationMachine {
   private readonly mm: Mm;
   private readonly plan: HostPlan | null;
   readonly follower: HostFollower | null;
+  readonly own: OwnHost | null;
+  private readonly ownPlaces: OwnLayout;
+  private readonly tables: GuestTables;
+  private readonly initial: InitialState;
   private readonly counters: Stats;
   private reported = 0;
 
@@ -79,23 +86,36 @@ class ModelMachine implements OperationMachine {
     this.input = input;
     this.workload = workload;
     this.plan = recording === null ? null : new HostPlan(recording, workload);
-    this.layout = this.plan?.layout ?? ownLayout(workload);
+    this.ownPlaces = ownLayout(workload);
+    this.layout = this.plan?.layout ?? this.ownPlaces;
+    this.tables = new GuestTables(workload);
+    this.initial = input.initial ?? this.tables.initial;
     const block = Math.max(0, ...(this.plan?.blocks ?? []).map(({ count }) => count));
     const gigantic = block > 512 || workload.memory.some((memory) => memory.backing === "hugetlb1g");
     const blockBytes = (this.plan?.blocks ?? []).reduce((sum, { count }) => sum + count * PAGE_SIZE, 0);
     const lanes = workload.vcpus + 2;
-    this.world = new World({ staticBytes: MEMORY_BYTES + 2 * blockBytes, arenaBytes: PAGE_SIZE, tasksMax: lanes });
-    const window = windowOf(this.layout.places, gigantic ? 512 * HUGE : HUGE);
-    const frames = new PageFrames(this.world);
+    const staticBytes = this.plan === null ? ownBytes(workload) : MEMORY_BYTES + 2 * blockBytes;
+    this.world = new World({ staticBytes, arenaBytes: PAGE_SIZE, tasksMax: lanes });
+    const align = gigantic ? 512 * HUGE : HUGE;
+    const window = this.plan === null ? ownWindow(this.ownPlaces, align) : windowOf(this.layout.places, align);
+    const variants = variantsOfKernel(kernel);
+    const isOwn = this.plan === null;
+    const frames = new PageFrames(this.world, { reuse: isOwn });
     const kvmKernel = new Kernel(this.world);
-    this.mm = new Mm(this.world, frames, window.base, window.pages, { gigantic });
-    const kvm = new Kvm(this.world, kvmKernel, this.mm, variantsOfKernel(kernel));
+    this.mm = new Mm(this.world, frames, hva(window.base), window.pages, {
+      gigantic,
+      hugePages: isOwn,
+      kernel: variants.kernel,
+    });
+    this.own = isOwn ? new OwnHost(this.mm, workload, this.ownPlaces) : null;
+    const kvm = new Kvm(this.world, kvmKernel, this.mm, variants);
     applySettings(kvm, workload);
     this.vm = new Vm(kvm, new Interrupts(this.world, lanes));
     const { plan } = this;
     this.follower =
       plan === null ? null : new HostFollower(this.world, this.mm, plan, () => this.slotPlaces(), kvm.params);
     if (this.follower !== null) this.mm.policy = this.follower;
+    if (isOwn) this.mm.onNotify = (edge, range) => this.world.emit(notifierEvent(edge, range));
     this.vm.tracesExits = workload.traceExits;
     this.counters = newCounters(kernel, workload.vcpus);
   }
@@ -115,7 +135,11 @@ class ModelMachine implements OperationMachine {
   setUp(): readonly EventLine[] {
     const lines: EventLine[] = [];
     for (const step of this.setupSteps()) {
-      if ("call" in step) {
+      if ("map" in step) {
+        const { own } = this;
+        if (own !== null) this.sequentially("vmm", () => own.map(step.map));
+        lines.push(...this.newEvents());
+      } else if ("call" in step) {
         this.sequentially("vmm", () => (this.follower as HostFollower).replaySetup(step.call));
         lines.push(...this.newEvents());
       } else {
@@ -132,9 +156,16 @@ class ModelMachine implements OperationMachine {
     return [...lines, ...this.newEvents()];
   }
 
-  private setupSteps(): ({ slot: SlotMarker } | { call: HostPlan["setup"][number] })[] {
+  private setupSteps(): ({ slot: SlotMarker } | { call: HostPlan["setup"][number] } | { map: number })[] {
     const { recording, workload } = this.input;
-    if (recording === null || this.plan === null) return ownSlots(workload, this.layout).map((slot) => ({ slot }));
+    if (recording === null || this.plan === null) {
+      const slots = ownSlots(workload, this.ownPlaces);
+      const memories = [CONTROL_SLOT.slot, ...workload.memory.map(({ slot }) => slot)];
+      return memories.flatMap((memory) => [
+        { map: memory },
+        ...slots.filter(({ slot }) => slot === memory).map((slot) => ({ slot })),
+      ]);
+    }
     const markers = recording.slots.map((slot) => ({ slot, at: slot.counter }));
     const calls = this.plan.setup.map((call) => ({ call, at: call.counter }));
     return [...markers, ...calls].sort((a, b) => a.at - b.at);
@@ -150,11 +181,10 @@ class ModelMachine implements OperationMachine {
       flags: slot.flags,
     });
     kvmPrepareDirtyBitmap(this.vm, { old: null, new: made, change: "create" });
-    if (this.follower === null) this.mm.addVma(hva(slot.hva), hva(slot.hva + slot.size), PROT_READ | PROT_WRITE);
   }
 
   private pagingMode(): PagingMode {
-    const { cr0, cr3, efer } = this.input.initial;
+    const { cr0, cr3, efer } = this.initial;
     return {
       paging: this.input.workload.guestPaging.mode !== "none",
       cr3: cr3 as Gpa,
@@ -164,7 +194,10 @@ class ModelMachine implements OperationMachine {
   }
 
   private writeGuestTables(): void {
-    for (const { gpa, value, entrySize, count, step } of this.input.initial.pageTableEntries) {
+    // Every page that the guest uses was written, also those whose contents do not matter here.
+    const pages = this.own === null ? [] : [...this.tables.tablePages, ...CONTROL_PAGES];
+    for (const page of pages) this.pokeGuest(page, U64_ZERO, 8);
+    for (const { gpa, value, entrySize, count, step } of this.initial.pageTableEntries) {
       let entry = value;
       for (let i = 0; i < count; i++) {
         this.pokeGuest(gpa + i * entrySize, entry, entrySize);
@@ -185,16 +218,17 @@ class ModelMachine implements OperationMachine {
 
   /** The VMM writes to its own memory. */
   private poke(addr: Hva, value: U64, size: number): void {
+    const { own } = this;
+    if (own !== null) {
+      this.sequentially("vmm", () => own.store(addr, value, size));
+      return;
+    }
     const page = hva(addr - (addr % PAGE_SIZE));
-    const frame = this.follower?.frameForVmm(page) ?? this.ownFrame(page);
+    const frame = (this.follower as HostFollower).frameForVmm(page);
     const word = (frame * PAGE_SIZE + (addr % PAGE_SIZE)) / 4;
     const { words } = this.world.heap;
     words[word] = value.lo;
     if (size === 8) words[word + 1] = value.hi;
-  }
-
-  private ownFrame(page: Hva): Pfn {
-    return this.mm.frameAt(page) ?? this.mm.populate(page);
   }
 
   // --- operations --------------------------------------------------------------------------------------------------
@@ -203,23 +237,25 @@ class ModelMachine implements OperationMachine {
     this.follower?.begin(at);
     const record = this.input.recording?.operations[at];
     const before = this.counters.vm["remote_tlb_flush_requests"] ?? 0;
+    const results: OperationResult[] = [];
     let replayed = false;
     for (const [nth, member] of membersOf(operation).entries()) {
-      if (member.kind === "guest") this.runGuest(member, record?.resolved[nth] ?? null);
+      if (member.kind === "guest") results.push(this.runGuest(member, record?.resolved[nth] ?? null));
       else {
-        this.runHost(member, `ops[${at}]`, operation.kind === "par" ? "hostop" : "vmm", !replayed);
+        results.push(this.runHost(member, `ops[${at}]`, operation.kind === "par" ? "hostop" : "vmm", !replayed));
         replayed = true;
       }
     }
     if (this.plan !== null) recoverNxHugePages(this, this.plan.recoveries(at));
     const events = this.newEvents();
     const flushes = (this.counters.vm["remote_tlb_flush_requests"] ?? 0) - before;
-    return { events, stats: statsOf(this.counters), flushes };
+    return { events, stats: statsOf(this.counters), flushes, results };
   }
 
-  private runGuest(operation: GuestOperation, resolved: ResolvedMember | null): RunResult {
+  private runGuest(operation: GuestOperation, resolved: ResolvedMember | null): OperationResult {
     const vcpu = this.vm.vcpus[operation.vcpu] as Vm["vcpus"][number];
-    const code = guestCode(this.input.workload, operation, resolved);
+    const code = guestCode(this.input.workload, operation, resolved ?? this.tables.resolve(operation));
+    vcpu.guest.lastRead = U64_ZERO;
     // The processor of the recordings keeps no translation from one VMRUN to the next.
     vcpu.guest.tlb.flushAll();
     const task = `vcpu${vcpu.id}`;
@@ -228,15 +264,19 @@ class ModelMachine implements OperationMachine {
       if (vcpu.mmio !== null && !vcpu.mmio.isWrite) vcpu.mmio.data = mmioAnswer(vcpu.mmio.action.size);
       result = this.sequentially(task, () => kvmArchVcpuIoctlRun(vcpu, null));
     }
-    return result;
+    return guestResult(vcpu, result);
   }
 
-  private runHost(operation: HostOperation, place: string, task: string, first: boolean): void {
-    if (!runHostOperation(this, operation, task)) this.notModelled.push(`${place}: ${operation.host}`);
+  private runHost(operation: HostOperation, place: string, task: string, first: boolean): OperationResult {
+    const result = this.own?.perform(operation, task, (name, steps) => this.sequentially(name, steps)) ?? null;
+    const isKnown = runHostOperation(this, operation, task) || result !== null;
+    if (!isKnown) this.notModelled.push(`${place}: ${operation.host}`);
     const { follower } = this;
-    if (follower === null || !first) return;
-    // The VMM's own calls, and those of the kernel's threads meanwhile.
-    for (const thread of follower.threads()) this.sequentially(thread.task, () => follower.replay(thread.calls));
+    if (follower !== null && first) {
+      // The VMM's own calls, and those of the kernel's threads meanwhile.
+      for (const thread of follower.threads()) this.sequentially(thread.task, () => follower.replay(thread.calls));
+    }
+    return hostResult(operation.host, result);
   }
 
   rangeOf(operation: { readonly mem: number; readonly offset: number; readonly len: number | null }): {
@@ -287,6 +327,8 @@ class ModelMachine implements OperationMachine {
       if (isStatEvent(event)) {
         const counters = event.vcpu === null ? this.counters.vm : this.counters.vcpu[event.vcpu];
         (counters as Record<string, number>)[event.stat] = (counters?.[event.stat] ?? 0) + event.delta;
+      } else if (isNotifierEvent(event)) {
+        lines.push({ task: task?.name ?? "vmm", event: event.name, text: notifierText(event) });
       } else if (isKvmEvent(event)) {
         const text = formatEvent(event as KvmEvent, kernel, this.vm.tdp.layout);
         lines.push({ task: task?.name ?? "vmm", event: event.name, text });
@@ -305,44 +347,4 @@ function mmioAnswer(size: number): U64 {
 function markerText(slot: SlotMarker): string {
   const hex = (value: number): string => `0x${value.toString(16)}`;
   return `setup slot ${slot.slot} gpa ${hex(slot.gpa)} size ${hex(slot.size)} flags ${slot.flags} hva ${hex(slot.hva)}`;
-}
-
-// --- without a recording ---------------------------------------------------------------------------------------------
-
-/** Memory one after the other, each on a 2M boundary (plus its offset), a 1G one on a 1G boundary. */
-function ownLayout(workload: Workload): HostLayout {
-  const places: MemoryPlace[] = [{ memory: CONTROL_SLOT.slot, hva: FIRST_HVA, size: CONTROL_SLOT.size }];
-  let next = FIRST_HVA + HUGE;
-  for (const memory of workload.memory) {
-    if (memory.alias !== null) continue;
-    const align = memory.backing === "hugetlb1g" ? 512 * HUGE : HUGE;
-    const start = Math.ceil(next / align) * align + memory.hvaOffset;
-    places.push({ memory: memory.slot, hva: start, size: memory.size });
-    next = start + memory.size;
-  }
-  return { places, slotsMade: 1 + workload.memory.filter((memory) => !memory.later).length };
-}
-
-function ownSlots(workload: Workload, layout: HostLayout): SlotMarker[] {
-  const hvaOf = (memory: Memory): number => {
-    const owner = memory.alias?.of ?? memory.slot;
-    const place = layout.places.find((each) => each.memory === owner) as MemoryPlace;
-    return place.hva + (memory.alias?.offset ?? 0);
-  };
-  const control = { ...CONTROL_SLOT, flags: 0, hva: FIRST_HVA, counter: 0 };
-  const slots = workload.memory
-    .filter((memory) => !memory.later)
-    .map((memory) => ({
-      slot: memory.slot,
-      gpa: memory.gpa,
-      size: memory.size,
-      flags: flagsOf(memory),
-      hva: hvaOf(memory),
-      counter: 0,
-    }));
-  return [control, ...slots];
-}
-
-function flagsOf(memory: Memory): number {
-  return (memory.flags.dirtyLog ? KVM_MEM_LOG_DIRTY_PAGES : 0) | (memory.flags.readonly ? KVM_MEM_READONLY : 0);
 }

@@ -21,12 +21,17 @@ export interface Stats {
   readonly vcpu: readonly Readonly<Record<string, number>>[];
 }
 
+/** What an operation returned, in the words of stats.json: `end`, `rax`, `cr2`, `rc`. */
+export type OperationResult = Readonly<Record<string, string | number>>;
+
 export interface OperationRun {
   /** From the operation's begin to the next one's. */
   readonly events: readonly EventLine[];
   readonly stats: Stats;
   /** Remote TLB flushes asked for (calls of kvm_flush_remote_tlbs(), range flushes included). */
   readonly flushes: number;
+  /** One for each member of a parallel operation; one otherwise. Left out where nobody looks. */
+  readonly results?: readonly OperationResult[];
 }
 
 export interface WorkloadRun {

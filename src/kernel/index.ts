@@ -21,7 +21,7 @@ export { madviseCollapse } from "./mm/collapse.ts";
 export { MemFile, punchHole } from "./mm/file.ts";
 export { type Child, exitChild, fork } from "./mm/fork.ts";
 export { followOrFault, getUserPage, getUserPageFast, hostMappingLevel, type UserPage } from "./mm/gup.ts";
-export { KsmScan, mergeInto, writeProtectPage } from "./mm/ksm.ts";
+export { KsmScan, mergeInto, unmergeAll, writeProtectPage } from "./mm/ksm.ts";
 export {
   ADVICE_FLAGS,
   type FlagAdvice,
@@ -46,6 +46,7 @@ export {
 } from "./mm/notifier.ts";
 export { allowFrame, PageFrames, putPage, revokeFrame, tryGetPage } from "./mm/page.ts";
 export {
+  PROT_EXEC,
   PROT_NONE,
   PROT_READ,
   PROT_WRITE,

@@ -79,6 +79,8 @@ export class GuestCpu {
   longMode = true;
   /** Value of the last read. */
   lastRead: U64 = { hi: 0, lo: 0 };
+  /** The last page fault of its own: CR2 and the error code. */
+  lastFault: { readonly gva: Gva; readonly errorCode: number } | null = null;
 
   constructor(world: World, cpu: number, interrupts: Interrupts, mode: PagingMode, format: NestedFormat = NPT_FORMAT) {
     this.format = format;
@@ -162,7 +164,10 @@ function* translate(guest: GuestCpu, instruction: GuestInstruction, addr: Gva, k
   if (found.kind === "nested-fault") {
     return { kind: "npf", gpa: found.gpa, errorCode: found.errorCode, reported: found.reported, rip };
   }
-  if (found.kind === "guest-fault") return { kind: "guest-fault", gva: found.gva, errorCode: found.errorCode, rip };
+  if (found.kind === "guest-fault") {
+    guest.lastFault = found;
+    return { kind: "guest-fault", gva: found.gva, errorCode: found.errorCode, rip };
+  }
   guest.tlb.fill(addr, found);
   return found.hpa;
 }

@@ -28,9 +28,9 @@ import {
 } from "./entry.ts";
 import type { HugeEntry, Mm } from "./mm.ts";
 import { MMU_NOTIFY_CLEAR, type NotifierRange, notifyEnd, notifyStart } from "./notifier.ts";
-import { PG_EXCLUSIVE, PG_FILE, PG_KSM, putPage, revokeFrame, tryGetPage } from "./page.ts";
+import { allowFrame, PG_EXCLUSIVE, PG_FILE, PG_KSM, putPage, revokeFrame, tryGetPage } from "./page.ts";
 import { splitHugePmd } from "./split.ts";
-import { isHugetlb, PROT_WRITE, pageSizeOf, VM_HUGEPAGE, VM_SHARED, type Vma } from "./vma.ts";
+import { isHugetlb, PROT_WRITE, pageSizeOf, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_SHARED, type Vma } from "./vma.ts";
 
 const pageOf = (addr: Hva): Hva => hva(alignDown(addr, PAGE_SIZE));
 const nameOf = (addr: Hva): string => `frame@${pageOf(addr).toString(16)}`;
@@ -51,7 +51,7 @@ export function* fillEntry(mm: Mm, vma: Vma, addr: Hva, write: boolean, old: num
   if (mm.hugePages) {
     const pmd = mm.pmdOf(addr);
     if (pmd.value === 0) {
-      if (isThpPossible(vma, addr)) return yield* doHugePmdAnonymousPage(mm, vma, addr, write);
+      if (isThpPossible(mm, vma, addr)) return yield* doHugePmdAnonymousPage(mm, vma, addr, write);
       yield* store(pmd, TABLE_ENTRY);
     }
   }
@@ -79,9 +79,11 @@ function doAnonymousPage(mm: Mm, vma: Vma, addr: Hva, write: boolean): number {
   return makePte(frame, (vma.vm_prot.value & PROT_WRITE) !== 0);
 }
 
-/** thp_vma_suitable_order(), with transparent huge pages in `madvise` mode. */
-export function isThpPossible(vma: Vma, addr: Hva): boolean {
-  if ((vma.vm_flags.value & VM_HUGEPAGE) === 0 || vma.vm_file.value !== 0) return false;
+/** thp_vma_allowable_order() */
+function isThpPossible(mm: Mm, vma: Vma, addr: Hva): boolean {
+  const flags = vma.vm_flags.value;
+  const isWanted = mm.thp.mode === "always" || (mm.thp.mode === "madvise" && (flags & VM_HUGEPAGE) !== 0);
+  if (!isWanted || (flags & VM_NOHUGEPAGE) !== 0 || vma.vm_file.value !== 0) return false;
   const first = alignDown(addr, PMD_SIZE);
   return first >= vma.vm_start.value && first + PMD_SIZE <= vma.vm_end.value;
 }
@@ -90,7 +92,7 @@ export function isThpPossible(vma: Vma, addr: Hva): boolean {
 function* doHugePmdAnonymousPage(mm: Mm, vma: Vma, addr: Hva, write: boolean): Steps<number> {
   const first = hva(alignDown(addr, PMD_SIZE));
   let entry = makePte(mm.hugeZeroPage, false, true);
-  if (write) {
+  if (write || !mm.thp.usesZeroPage) {
     const frame = mm.frames.allocate(nameOf(first), ENTRIES);
     noteAnonymous(mm, vma, frame);
     entry = makePte(frame, (vma.vm_prot.value & PROT_WRITE) !== 0, true);
@@ -122,6 +124,8 @@ function* doFault(mm: Mm, vma: Vma, addr: Hva, write: boolean): Steps<number> {
     return makePte(frame, true);
   }
   yield* tryGetPage(mm.frames, cached);
+  // It may have been mapped before, and taken away: the page stays in the cache all the while.
+  if (mm.frames.headOf(cached)._mapcount.value === 0) yield* allowFrame(mm.frames, cached);
   mm.frames.countMapping(cached, 1);
   return makePte(cached, isShared && (vma.vm_prot.value & PROT_WRITE) !== 0);
 }

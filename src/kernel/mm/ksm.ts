@@ -11,7 +11,7 @@
 import { load, type Steps, store } from "../../engine/index.ts";
 import { type Hva, hva, PAGE_SIZE, type Pfn } from "../../machine/index.ts";
 import { readLock, readUnlock, spinLock, spinUnlock } from "../locks.ts";
-import { isPresentPte, isWritablePte, makePte, PMD_SIZE, pteFrame } from "./entry.ts";
+import { isPresentPte, isWritablePte, makePte, PMD_SIZE, pteFrame, TABLE_ENTRY } from "./entry.ts";
 import { wpPageCopy } from "./fault.ts";
 import type { Mm } from "./mm.ts";
 import { MMU_NOTIFY_CLEAR, type NotifierRange, notifyEnd, notifyStart } from "./notifier.ts";
@@ -144,7 +144,7 @@ function* replacePage(mm: Mm, addr: Hva, old: number, merged: Pfn): Steps<void> 
 /** unmerge_ksm_pages(): every merged page of the range is copied, as a write would. mmap_lock held. */
 export function* unmergePages(mm: Mm, start: Hva, end: Hva): Steps<void> {
   for (let addr = start; addr < end; addr = hva(addr + PAGE_SIZE)) {
-    if (mm.hugePages && mm.pmdOf(addr).peek() !== 1) continue;
+    if (mm.hugePages && mm.pmdOf(addr).peek() !== TABLE_ENTRY) continue;
     yield* spinLock(mm.pageTableLock);
     const pte = yield* load(mm.pteOf(addr));
     const vma = vmaAt(mm, addr);
@@ -152,4 +152,14 @@ export function* unmergePages(mm: Mm, start: Hva, end: Hva): Steps<void> {
     if (isMerged) yield* wpPageCopy(mm, vma, addr, pte);
     else yield* spinUnlock(mm.pageTableLock);
   }
+}
+
+/** unmerge_and_remove_all_rmap_items(): what writing 2 to ksm/run does. */
+export function* unmergeAll(mm: Mm): Steps<void> {
+  yield* readLock(mm.mmapLock);
+  for (const vma of vmasIn(mm, mm.base, hva(mm.base + mm.pages * PAGE_SIZE))) {
+    if ((vma.vm_flags.value & VM_MERGEABLE) === 0) continue;
+    yield* unmergePages(mm, hva(vma.vm_start.value), hva(vma.vm_end.value));
+  }
+  yield* readUnlock(mm.mmapLock);
 }

@@ -72,6 +72,11 @@ export class Mm {
   readonly gigantic: boolean;
   readonly kernel: "6.12" | "7.2";
   policy: HostPolicy | null = null;
+  /** /sys/kernel/mm/transparent_hugepage: `enabled`, `use_zero_page`. Written with nobody else running. */
+  readonly thp: { mode: "always" | "madvise" | "never"; usesZeroPage: boolean } = {
+    mode: "madvise",
+    usesZeroPage: true,
+  };
   /** The first VMA; each names the next. */
   readonly vmaList: Cell;
   /** Files that are mapped; `vm_file` N is the file at N - 1. Opened during set-up. */

@@ -22,7 +22,7 @@ import {
 import type { Mm } from "./mm.ts";
 import { MMU_NOTIFY_PROTECTION_VMA, type NotifierRange, notifyEnd, notifyStart } from "./notifier.ts";
 import { allowFrame, PG_EXCLUSIVE, PG_FILE, PG_KSM } from "./page.ts";
-import { isHugetlb, isMapped, modifyVma, PROT_NONE, PROT_READ, PROT_WRITE, VM_SHARED, vmasIn } from "./vma.ts";
+import { isHugetlb, isMapped, modifyVma, PROT_NONE, PROT_WRITE, VM_SHARED, vmasIn } from "./vma.ts";
 import { ENOMEM, revokeRange } from "./zap.ts";
 
 /** @returns 0 or -errno */
@@ -66,7 +66,8 @@ function* protectPage(mm: Mm, addr: Hva, rights: Rights): Steps<Hva> {
   const frame = pteFrame(old);
   if (!hasPage(old)) return next;
   const isHuge = place.bytes > PAGE_SIZE;
-  const readable = (rights.prot & (PROT_READ | PROT_WRITE)) !== 0;
+  // What may be written or executed may be read as well, on x86.
+  const readable = rights.prot !== PROT_NONE;
   const writable = (rights.prot & PROT_WRITE) !== 0 && canChangeWritable(mm, frame, rights);
   yield* store(place.cell, readable ? makePte(frame, writable, isHuge) : hiddenPte(frame) + (isHuge ? PTE_HUGE : 0));
   const isAlone = isHuge || mm.frames.folioPages(frame) === 1;

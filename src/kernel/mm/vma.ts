@@ -19,6 +19,7 @@ import { splitHugePmd } from "./split.ts";
 export const PROT_NONE = 0;
 export const PROT_READ = 1;
 export const PROT_WRITE = 2;
+export const PROT_EXEC = 4;
 
 /** Flags of a mapping. Those from VM_DONTFORK on only keep it apart from its neighbours. */
 export const VM_SHARED = 1;

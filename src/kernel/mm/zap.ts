@@ -24,7 +24,17 @@ import type { Mm } from "./mm.ts";
 import { MMU_NOTIFY_CLEAR, MMU_NOTIFY_UNMAP, type NotifierRange, notifyEnd, notifyStart } from "./notifier.ts";
 import { PG_FILE, PG_KSM, putPage, revokeFrame } from "./page.ts";
 import { splitHugePmd } from "./split.ts";
-import { cutOut, insertVma, isHugetlb, isMapped, mergeNeighbours, pageSizeOf, removeVma, vmasIn } from "./vma.ts";
+import {
+  cutOut,
+  insertVma,
+  isHugetlb,
+  isMapped,
+  mergeNeighbours,
+  pageSizeOf,
+  removeVma,
+  type VmaInit,
+  vmasIn,
+} from "./vma.ts";
 
 /** Whether nobody may touch the frame once this mapping is announced to go: it is neither the zero page nor mapped elsewhere too. */
 function isRevocable(mm: Mm, frame: Pfn): boolean {
@@ -186,11 +196,17 @@ export function* munmap(mm: Mm, start: Hva, end: Hva): Steps<number> {
   return 0;
 }
 
-/** mmap(MAP_FIXED) of fresh private anonymous memory over what was there. */
-export function* mmapFixed(mm: Mm, start: Hva, end: Hva, prot: number): Steps<number> {
+/** mmap(MAP_FIXED) over what was there: of fresh private anonymous memory, unless told otherwise. */
+export function* mmapFixed(
+  mm: Mm,
+  start: Hva,
+  end: Hva,
+  prot: number,
+  more: Pick<VmaInit, "flags" | "file" | "pgoff"> = {},
+): Steps<number> {
   yield* writeLock(mm.mmapLock);
   yield* unmapRange(mm, start, end, "mmap(MAP_FIXED)");
-  insertVma(mm, { start, end, prot });
+  insertVma(mm, { start, end, prot, ...more });
   mergeNeighbours(mm, start, end);
   yield* writeUnlock(mm.mmapLock);
   return 0;

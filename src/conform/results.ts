@@ -1,0 +1,36 @@
+/** What operations return, in the words of the recordings' stats.json. */
+import { hexU64 } from "../engine/index.ts";
+import type { RunResult, Vcpu } from "../kvm/vcpu.ts";
+import type { HostResult } from "./own-host.ts";
+import type { OperationResult } from "./run.ts";
+
+/** KVM_EXIT_DIRTY_RING_FULL */
+const EXIT_DIRTY_RING_FULL = 31;
+
+/** How a guest operation ended, and the last value that it read. */
+export function guestResult(vcpu: Vcpu, result: RunResult): OperationResult {
+  const base = { vcpu: vcpu.id };
+  switch (result) {
+    case "io":
+    case "done":
+      return { ...base, end: "done", rax: `0x${hexU64(vcpu.guest.lastRead)}` };
+    case "guest-fault": {
+      const { lastFault } = vcpu.guest;
+      const hex = (value: number): string => `0x${value.toString(16)}`;
+      return { ...base, end: "guest_pf", cr2: hex(lastFault?.gva ?? 0), error_code: hex(lastFault?.errorCode ?? 0) };
+    }
+    case "efault":
+      return { ...base, end: "run_errno_14" };
+    case "dirty-ring-full":
+      return { ...base, end: `exit_${EXIT_DIRTY_RING_FULL}` };
+    default:
+      return { ...base, end: result };
+  }
+}
+
+/** What an operation of the VMM returned; null: it is known to have been done, and no more. */
+export function hostResult(host: string, result: HostResult | null): OperationResult {
+  if (result === null) return { host };
+  const { rc, value } = result;
+  return value === undefined ? { host, rc } : { host, rc, value: `0x${hexU64(value)}` };
+}
