@@ -1,15 +1,20 @@
 /**
  * RCU and SRCU.
  *
- * Each thread counts the read-side sections that it has begun and ended (modulo 2, so that going round and round stays one state). A
- * grace period looks at how far each has begun, and waits until it has ended as many; it does not overlook that moment for ever.
+ * Each thread counts the read-side sections that it has begun and ended. A grace period looks at how far each has begun, and waits until it has
+ * ended as many.
  *
  *     rcu_read_lock()      begun++        seen by all at once, orders nothing: the section costs its reader no barrier
  *     rcu_read_unlock()    ended = begun  a plain store, after the section's own stores in the store buffer
  *     synchronize_rcu()    full barrier; for each thread: b = begun; wait until ended has reached b; full barrier
  *
  * That is the guarantee of Linux's grace period (what happened before it is seen by every section that ends after it, and no section that
- * began before it is still running), without saying how quiescent states are found. SRCU's reader side has full barriers.
+ * began before it is still running), without saying how quiescent states are found. SRCU counts each thread's open sections, with full barriers; its grace
+ * period waits for a moment when there is none. A section that begins meanwhile may be waited for as well: what it could see by then, it could see
+ * by beginning later.
+ *
+ * Where states are compared (strategy graph), the counts go round from 1 to 0, so that a loop's states are the same again; a grace period may then
+ * overlook for a while that a section has ended, though not for ever.
  *
  * call_rcu() appends to one list; the thread "rcu" waits for a grace period and invokes what was there before it.
  */
@@ -32,33 +37,12 @@ import {
 } from "../engine/index.ts";
 import { current } from "./current.ts";
 
-const MODULUS = 2;
+const MODULUS = 2 ** 16;
+const MODULUS_OF_STATES = 2;
 
-/** The sections of one RCU flavour, by thread. */
-class Sections {
-  readonly begun: readonly Cell[];
-  readonly ended: readonly Cell[];
-
-  constructor(world: World, name: string) {
-    this.begun = cells(world, `${name}.begun`, world.tasksMax);
-    this.ended = cells(world, `${name}.ended`, world.tasksMax);
-  }
-
-  /** The running thread's counters. */
-  own(world: World): { begun: Cell; ended: Cell } {
-    const { lane } = current(world).task;
-    return { begun: this.begun[lane] as Cell, ended: this.ended[lane] as Cell };
-  }
-
-  /** Waits until every section that has begun has ended. */
-  *wait(world: World, what: string): Steps<void> {
-    yield* fence(world);
-    for (let lane = 0; lane < this.begun.length; lane++) {
-      const begun = yield* load(this.begun[lane] as Cell);
-      yield* awaitUntil(this.ended[lane] as Cell, (ended) => ended === begun, `${what}: wait for CPU ${lane}`, true);
-    }
-    yield* fence(world);
-  }
+/** Whether a count that goes round has reached another one. */
+function hasReached(ended: number, begun: number, modulus: number): boolean {
+  return (ended - begun + modulus) % modulus < modulus / 2;
 }
 
 /** A callback: what to do to the object whose rcu_head it was. */
@@ -66,15 +50,40 @@ export type RcuCallback = (addr: number) => Steps<void>;
 
 export class Rcu {
   readonly world: World;
-  readonly sections: Sections;
+  /** Sections that each thread has begun, and ended. */
+  readonly begun: readonly Cell[];
+  readonly ended: readonly Cell[];
   /** First of the callbacks waiting for a grace period; each node is {next, object, callback}. */
   readonly callbacks: Cell;
   readonly handlers: RcuCallback[] = [];
 
   constructor(world: World) {
     this.world = world;
-    this.sections = new Sections(world, "rcu");
+    this.begun = cells(world, "rcu.begun", world.tasksMax);
+    this.ended = cells(world, "rcu.ended", world.tasksMax);
     this.callbacks = cell(world, "rcu.callbacks");
+  }
+
+  get modulus(): number {
+    return this.world.heap.hash === null ? MODULUS : MODULUS_OF_STATES;
+  }
+
+  /** The running thread's counts. */
+  own(): { begun: Cell; ended: Cell } {
+    const { lane } = current(this.world).task;
+    return { begun: this.begun[lane] as Cell, ended: this.ended[lane] as Cell };
+  }
+
+  /** A grace period: waits until every section that has begun has ended. */
+  *gracePeriod(what: string): Steps<void> {
+    const { world, modulus } = this;
+    yield* fence(world);
+    for (const [lane, own] of this.begun.entries()) {
+      const begun = yield* load(own);
+      const isOver = (ended: number): boolean => hasReached(ended, begun, modulus);
+      yield* awaitUntil(this.ended[lane] as Cell, isOver, `${what}: wait for CPU ${lane}`, true);
+    }
+    yield* fence(world);
   }
 
   /** Makes a callback known; call_rcu() names it by the number returned. Set-up only. */
@@ -95,8 +104,8 @@ export class Rcu {
 export function* rcuReadLock(rcu: Rcu): Steps<void> {
   const self = current(rcu.world);
   if (self.rcuDepth++ > 0) return;
-  const { begun } = rcu.sections.own(rcu.world);
-  yield* storeNow(begun, (begun.value + 1) % MODULUS, "rcu_read_lock()");
+  const { begun } = rcu.own();
+  yield* storeNow(begun, (begun.value + 1) % rcu.modulus, "rcu_read_lock()");
   rcu.world.clock?.enter("rcu");
 }
 
@@ -104,7 +113,7 @@ export function* rcuReadUnlock(rcu: Rcu): Steps<void> {
   const self = current(rcu.world);
   if (self.rcuDepth === 0) throw new Violation("rcu-imbalance", "rcu_read_unlock() without rcu_read_lock()");
   if (--self.rcuDepth > 0) return;
-  const { begun, ended } = rcu.sections.own(rcu.world);
+  const { begun, ended } = rcu.own();
   yield* store(ended, begun.value, "rcu_read_unlock()");
   rcu.world.clock?.leave("rcu");
 }
@@ -123,7 +132,7 @@ export function rcuDereference<T>(rcu: Rcu, pointer: Cell<T>): Operation<T> {
 
 export function* synchronizeRcu(rcu: Rcu): Steps<void> {
   current(rcu.world).mightSleep("synchronize_rcu()");
-  yield* rcu.sections.wait(rcu.world, "synchronize_rcu()");
+  yield* rcu.gracePeriod("synchronize_rcu()");
 }
 
 const NODE_BYTES = 24;
@@ -154,7 +163,7 @@ export function* rcuThread(rcu: Rcu): Steps<void> {
     yield* awaitUntil(rcu.callbacks, (first) => first !== 0, "rcu: wait for callbacks");
     let node = yield* exchange(rcu.callbacks, 0);
     rcu.world.clock?.spend("RCU grace period");
-    yield* rcu.sections.wait(rcu.world, "rcu grace period");
+    yield* rcu.gracePeriod("rcu grace period");
     const batch: number[] = [];
     for (; node !== 0; node = fieldOf(rcu.callbacks, node, 0).value) batch.push(node);
     for (const entry of batch.reverse()) {
@@ -170,31 +179,43 @@ function fieldOf(like: Cell, addr: number, offset: number): Cell {
   return new Cell<number>(like.world, addr + offset, 8, false);
 }
 
+const isZero = (open: number): boolean => open === 0;
+
 /** A struct srcu_struct. */
 export class Srcu {
   readonly world: World;
   readonly name: string;
-  readonly sections: Sections;
+  /** Open sections, by thread. */
+  readonly open: readonly Cell[];
 
   constructor(world: World, name: string) {
     this.world = world;
     this.name = name;
-    this.sections = new Sections(world, name);
+    this.open = cells(world, `${name}.open`, world.tasksMax);
+  }
+
+  /** Open sections of the running thread. */
+  own(): Cell {
+    return this.open[current(this.world).task.lane] as Cell;
   }
 }
 
 /** srcu_read_lock(). Sections of one structure may nest; they end in any order, since they are only counted. */
 export function srcuReadLock(srcu: Srcu): Operation<number> {
-  const { begun } = srcu.sections.own(srcu.world);
-  return exchange(begun, (begun.value + 1) % MODULUS, `srcu_read_lock(&${srcu.name})`);
+  const open = srcu.own();
+  return exchange(open, open.value + 1, `srcu_read_lock(&${srcu.name})`);
 }
 
 export function srcuReadUnlock(srcu: Srcu): Operation<number> {
-  const { ended } = srcu.sections.own(srcu.world);
-  return exchange(ended, (ended.value + 1) % MODULUS, `srcu_read_unlock(&${srcu.name})`);
+  const open = srcu.own();
+  return exchange(open, open.value - 1, `srcu_read_unlock(&${srcu.name})`);
 }
 
 export function* synchronizeSrcu(srcu: Srcu): Steps<void> {
   current(srcu.world).mightSleep(`synchronize_srcu(&${srcu.name})`);
-  yield* srcu.sections.wait(srcu.world, `synchronize_srcu(&${srcu.name})`);
+  yield* fence(srcu.world);
+  for (const [lane, open] of srcu.open.entries()) {
+    yield* awaitUntil(open, isZero, `synchronize_srcu(&${srcu.name}): wait for CPU ${lane}`, true);
+  }
+  yield* fence(srcu.world);
 }

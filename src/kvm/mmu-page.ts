@@ -77,9 +77,10 @@ export class MmuPages {
     return [...this.byTable.keys()].filter((table) => this.world.deathOf(table) === null).sort((a, b) => a - b);
   }
 
-  /** The table goes back to the allocator. */
+  /** tdp_mmu_free_sp(): the table and what KVM knows of it go back to the allocator. */
   *free(sp: KvmMmuPage): Steps<void> {
     yield* retire(this.world, sp.spt.value, "freed");
+    yield* retire(this.world, sp.addr, "freed");
   }
 }
 

@@ -49,8 +49,11 @@ export const hpaToPfn = (addr: Hpa): Pfn => Math.floor(addr / PAGE_SIZE) as Pfn;
 
 /** 4K pages that an entry of the level maps. */
 export function pagesPerLevel(level: number): number {
-  return 512 ** (level - 1);
+  return PAGES_PER_LEVEL[level] as number;
 }
+
+/** By level, from 1. */
+const PAGES_PER_LEVEL: readonly number[] = Array.from({ length: 8 }, (_, level) => ENTRIES_PER_TABLE ** (level - 1));
 
 /** Index into a table of the level for a frame number. */
 export function tableIndex(frame: number, level: number): number {
