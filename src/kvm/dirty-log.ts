@@ -152,7 +152,7 @@ export function* kvmMmuSlotApplyFlags(vm: Vm, update: MemslotUpdate): Steps<void
 /** kvm_mmu_slot_try_split_huge_pages() */
 function* splitSlot(vm: Vm, slot: KvmMemorySlot): Steps<void> {
   const start = slot.base_gfn.value as Gfn;
-  const end = (start + slot.npages.value) as Gfn;
+  const end = Math.min(start + slot.npages.value, vm.tdp.gfnEnd) as Gfn;
   yield* kvmTdpMmuTrySplitHugePages(vm.tdp, { start, end, targetLevel: PG_LEVEL_4K, shared: true });
 }
 

@@ -33,7 +33,7 @@ import { isLastSpte, isShadowPresentPte, spteToPfn } from "./spte.ts";
 import { type TdpMmu, tdpMmuSetSpte, tdpMmuSetSpteAtomic } from "./tdp-mmu.ts";
 
 /** track_possible_nx_huge_page(): at the end of the list. tdp_mmu_pages_lock held. */
-export function trackPossibleNxHugePage(tdp: TdpMmu, sp: KvmMmuPage): void {
+export function* trackPossibleNxHugePage(tdp: TdpMmu, sp: KvmMmuPage): Steps<void> {
   const { head, tail, count } = tdp.possibleNxHugePages;
   if (isTracked(tdp, sp)) return;
   const last = tail.value;
@@ -42,7 +42,8 @@ export function trackPossibleNxHugePage(tdp: TdpMmu, sp: KvmMmuPage): void {
   if (last === 0) head.value = sp.addr;
   else tdp.pages.at(last).nx_huge_page_next.value = sp.addr;
   tail.value = sp.addr;
-  count.value += 1;
+  // Read without the lock by who decides how much to recover.
+  yield* store(count, count.value + 1);
   tdp.count("nx_lpage_splits", 1);
 }
 
@@ -51,7 +52,7 @@ function isTracked(tdp: TdpMmu, sp: KvmMmuPage): boolean {
 }
 
 /** untrack_possible_nx_huge_page() */
-function untrackPossibleNxHugePage(tdp: TdpMmu, sp: KvmMmuPage): void {
+function* untrackPossibleNxHugePage(tdp: TdpMmu, sp: KvmMmuPage): Steps<void> {
   const { head, tail, count } = tdp.possibleNxHugePages;
   if (!isTracked(tdp, sp)) return;
   const prev = sp.nx_huge_page_prev.value;
@@ -62,14 +63,14 @@ function untrackPossibleNxHugePage(tdp: TdpMmu, sp: KvmMmuPage): void {
   else tdp.pages.at(next).nx_huge_page_prev.value = prev;
   sp.nx_huge_page_prev.value = 0;
   sp.nx_huge_page_next.value = 0;
-  count.value -= 1;
+  yield* store(count, count.value - 1);
   tdp.count("nx_lpage_splits", -1);
 }
 
 /** unaccount_nx_huge_page(), with tdp_mmu_pages_lock held, or mmu_lock for write. */
 function* unaccountNxHugePage(tdp: TdpMmu, sp: KvmMmuPage): Steps<void> {
   yield* store(sp.nx_huge_page_disallowed, 0);
-  untrackPossibleNxHugePage(tdp, sp);
+  yield* untrackPossibleNxHugePage(tdp, sp);
 }
 
 /** tdp_mmu_unlink_sp(): the table was unlinked, so there is nothing to recover any more. */

@@ -43,7 +43,7 @@ function* clearInSlot(tdp: TdpMmu, slot: KvmMemorySlot, minLevel: number, bits: 
 /** wrprot_gfn_range(), clear_dirty_gfn_range() */
 function* clearInRoot(tdp: TdpMmu, root: KvmMmuPage, slot: KvmMemorySlot, minLevel: number, bits: U64): Steps<void> {
   const start = slot.base_gfn.value as Gfn;
-  const end = (start + slot.npages.value) as Gfn;
+  const end = Math.min(start + slot.npages.value, tdp.gfnEnd) as Gfn;
   yield* rcuReadLock(tdp.kvm.kernel.rcu);
   const iter = yield* tdpIterStart(tdp.world, root, minLevel, start, end);
   for (; iter.valid; yield* tdpIterNext(iter)) {

@@ -33,7 +33,7 @@ export function* kvmTdpMmuRecoverHugePages(tdp: TdpMmu, slot: KvmMemorySlot): St
 function* recoverHugePagesRange(tdp: TdpMmu, root: KvmMmuPage, slot: KvmMemorySlot): Steps<void> {
   const { kvm } = tdp;
   const start = slot.base_gfn.value as Gfn;
-  const end = (start + slot.npages.value) as Gfn;
+  const end = Math.min(start + slot.npages.value, tdp.gfnEnd) as Gfn;
   const recover = kvm.variants.kernel === "7.2" ? replaceByHugePage : tdpMmuZapSpteAtomic;
   let flush = false;
   yield* rcuReadLock(kvm.kernel.rcu);

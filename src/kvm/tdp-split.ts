@@ -21,12 +21,20 @@ export function splitTable(tdp: TdpMmu, iter: TdpIter): Uint32Array {
   const level = iter.level - 1;
   const pages = pagesPerLevel(level);
   const { nxHugePages } = tdp.kvm.params;
+  const { nonPresent } = tdp.layout;
+  const count = smallEntries(tdp, iter);
   for (let index = 0; index < ENTRIES_PER_TABLE; index++) {
-    const small = makeSmallSpte(tdp.layout, { huge: iter.oldSpte, level, index, pages, nxHugePages });
-    table[2 * index] = small.lo;
-    table[2 * index + 1] = small.hi;
+    const spte =
+      index < count ? makeSmallSpte(tdp.layout, { huge: iter.oldSpte, level, index, pages, nxHugePages }) : nonPresent;
+    table[2 * index] = spte.lo;
+    table[2 * index + 1] = spte.hi;
   }
   return table;
+}
+
+/** How many entries the huge one at hand becomes: all of a table's, but for frames that do not exist. */
+function smallEntries(tdp: TdpMmu, { gfn, level }: Pick<TdpIter, "gfn" | "level">): number {
+  return Math.min(ENTRIES_PER_TABLE, Math.ceil((tdp.gfnEnd - gfn) / pagesPerLevel(level - 1)));
 }
 
 /** tdp_mmu_split_huge_page(): links the table, which is filled already; false when the entry has changed meanwhile. */
@@ -34,7 +42,7 @@ export function* tdpMmuSplitHugePage(tdp: TdpMmu, iter: TdpIter, sp: KvmMmuPage,
   const { gfn, level, oldSpte } = iter;
   const linked = yield* tdpMmuLinkSp(tdp, iter, sp, shared);
   // The link has taken the huge page off the statistics.
-  if (linked) tdp.count(pagesStat(level - 1), ENTRIES_PER_TABLE);
+  if (linked) tdp.count(pagesStat(level - 1), smallEntries(tdp, { gfn, level }));
   tdp.emit({ name: "kvm_mmu_split_huge_page", gfn, spte: oldSpte, level, errno: linked ? 0 : EBUSY });
   return linked;
 }

@@ -5,7 +5,15 @@
  *
  * Tasks `vcpu0`, `vcpu1` ... run guests; `irq0` ... are their CPUs' interrupt handlers, and `rcu` invokes callbacks where a study wants it.
  */
-import { type Program, program, type Results, runSequentially, type Steps, type Task, type World } from "../engine/index.ts";
+import {
+  type Program,
+  program,
+  type Results,
+  runSequentially,
+  type Steps,
+  type Task,
+  type World,
+} from "../engine/index.ts";
 import { Kernel, kthread, Mm, PageFrames, PROT_READ, PROT_WRITE, rcuThread } from "../kernel/index.ts";
 import { kvmPrepareDirtyBitmap } from "../kvm/dirty-log.ts";
 import { Kvm } from "../kvm/kvm.ts";
