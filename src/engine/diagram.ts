@@ -29,7 +29,7 @@ export interface DiagramOptions {
 export function diagram(replay: Replay, verdictLine: string, options: DiagramOptions = {}): string {
   const all = [...replay.steps, ...replay.waiting];
   const cpus = [...new Set(all.map((step) => step.cpu))].sort((a, b) => a - b);
-  if (cpus.length === 0) return verdictLine;
+  if (cpus.length === 0) return wrap(verdictLine, WIDTH).join("\n");
   const width = Math.floor((WIDTH - 1 - GAP * (cpus.length - 1)) / cpus.length);
   const { tasks } = replay.execution.world;
   const lines: string[] = [];

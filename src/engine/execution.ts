@@ -453,7 +453,8 @@ export class Execution implements Driver {
     events.oldLo[i] = old;
     this.checkRace(i, life, 8, AccessClass.Write, task.lane);
     if (op.text !== "" && old === state) {
-      this.fail("double-free", `${world.nameOf(op.addr)}: ${op.text} twice`, task.lane);
+      const message = `${world.nameOf(op.addr)}: ${op.text} twice`;
+      this.failures.push({ property: "double-free", message, lane: task.lane, event: i });
     }
     heap.write(life, 8, state, 0);
   }

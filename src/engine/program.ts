@@ -73,6 +73,9 @@ export function finish<S>(program: Program<S>, state: S, execution: Execution): 
     return "waiting";
   }
   if (tasks.some((task) => task.halted)) return "complete";
+  for (const check of execution.world.endChecks) {
+    check((property, message, lane) => execution.failAtEnd(property, message, lane));
+  }
   const results: Results = Object.fromEntries(tasks.map((task) => [task.name, task.value]));
   const verdict = program.final?.(state, results);
   if (verdict === false) execution.failAtEnd("final", "the final predicate is false", -1);

@@ -6,6 +6,7 @@
  * somebody else, sleeping in atomic context, an inverted lock order, a lock still held at the end.
  */
 import { assertThat, type Task, UsageError, Violation, type World } from "../engine/index.ts";
+import type { LockUsage } from "./lock-usage.ts";
 
 /** How a held lock was taken. */
 export type HeldAs = "exclusive" | "shared";
@@ -31,15 +32,19 @@ export class Current {
   preemptCount = 0;
   /** local_irq_disable() depth: 0 or 1. */
   irqsDisabled = false;
+  /** The thread stands for an interrupt handler that is running. */
+  inInterrupt = false;
   /** Open rcu_read_lock() sections. */
   rcuDepth = 0;
   private readonly held: Held[] = [];
   private readonly order: LockOrder;
+  private readonly usage: LockUsage;
 
-  constructor(task: Task, order: LockOrder) {
+  constructor(task: Task, order: LockOrder, usage: LockUsage) {
     this.task = task;
     this.cpu = task.lane;
     this.order = order;
+    this.usage = usage;
   }
 
   /** Notes that a lock is about to be taken. */
@@ -50,6 +55,9 @@ export class Current {
       return;
     }
     for (const held of this.held) this.order.note(held.lock, lock);
+    if (atomic && (this.inInterrupt || !this.irqsDisabled)) {
+      this.usage.note(lock.name, as, this.inInterrupt ? "interrupt" : "interruptible", this.task.name);
+    }
     this.held.push({ lock, as, atomic });
     if (atomic && this.preemptCount++ === 0) this.task.world.clock?.enter("preempt-off");
   }
@@ -80,6 +88,7 @@ export class Current {
   private atomicBecause(): string | null {
     const spinning = this.held.find((held) => held.atomic);
     if (spinning !== undefined) return `holds ${spinning.lock.name}`;
+    if (this.inInterrupt) return "is in interrupt context";
     if (this.irqsDisabled) return "has interrupts disabled";
     if (this.rcuDepth > 0) return "is in an RCU read-side section";
     return this.preemptCount > 0 ? "has preemption disabled" : null;
@@ -87,10 +96,17 @@ export class Current {
 
   /** Called when a thread ends. @throws Violation when it still holds something */
   checkExit(): void {
-    const lock = this.held[0]?.lock;
-    assertThat(lock === undefined, `${this.task.name} ends and still holds ${lock?.name}`, "lock-held-at-exit");
-    assertThat(this.rcuDepth === 0, `${this.task.name} ends inside an RCU read-side section`, "rcu-imbalance");
-    assertThat(!this.irqsDisabled, `${this.task.name} ends with interrupts disabled`, "irq-imbalance");
+    this.whatIsLeft((property, message) => {
+      throw new Violation(property, message);
+    });
+  }
+
+  /** What a thread that has ended should have undone. */
+  whatIsLeft(fail: (property: string, message: string) => void): void {
+    const { name } = this.task;
+    for (const { lock } of this.held) fail("lock-held-at-exit", `${name} ends and still holds ${lock.name}`);
+    if (this.rcuDepth > 0) fail("rcu-imbalance", `${name} ends inside an RCU read-side section`);
+    if (this.irqsDisabled) fail("irq-imbalance", `${name} ends with interrupts disabled`);
   }
 }
 

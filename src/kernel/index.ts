@@ -5,6 +5,9 @@ export {
   assertHeld,
   assertHeldRead,
   assertHeldWrite,
+  hardirq,
+  localIrqDisable,
+  localIrqEnable,
   Mutex,
   mutexLock,
   mutexUnlock,
@@ -13,7 +16,9 @@ export {
   readUnlock,
   SpinLock,
   spinLock,
+  spinLockIrq,
   spinUnlock,
+  spinUnlockIrq,
   writeLock,
   writeUnlock,
 } from "./locks.ts";
@@ -72,4 +77,5 @@ export {
   synchronizeRcu,
   synchronizeSrcu,
 } from "./rcu.ts";
+export { type CacheOptions, KmemCache, kmemCacheAlloc, kmemCacheFree } from "./slab.ts";
 export { finishWait, prepareToWait, schedule, ThreadStates, WaitQueue, wakeUp } from "./wait-queue.ts";

@@ -1,6 +1,7 @@
 /** The kernel that lends KVM its services: one for each world. */
 import type { Steps, World } from "../engine/index.ts";
 import { Current, current, LockOrder } from "./current.ts";
+import { LockUsage } from "./lock-usage.ts";
 import { Rcu } from "./rcu.ts";
 import { ThreadStates } from "./wait-queue.ts";
 
@@ -14,7 +15,13 @@ export class Kernel {
     this.rcu = new Rcu(world);
     this.states = new ThreadStates(world);
     const order = new LockOrder();
-    world.makeLocal = (task) => new Current(task, order);
+    const usage = new LockUsage();
+    world.makeLocal = (task) => new Current(task, order, usage);
+    world.endChecks.push((fail) => {
+      for (const { local, lane } of world.tasks) {
+        if (local instanceof Current) local.whatIsLeft((property, message) => fail(property, message, lane));
+      }
+    });
   }
 }
 

@@ -16,6 +16,7 @@ import {
   Cell,
   type Operation,
   releaseShared,
+  type Steps,
   store,
   Violation,
   type World,
@@ -61,6 +62,36 @@ export function spinUnlock(lock: SpinLock): Operation<number> {
   return store(lock.cell, 0, `spin_unlock(&${lock.name})`);
 }
 
+/** local_irq_disable() of the running thread's CPU, as far as its own locks are concerned. */
+export function localIrqDisable(world: World): void {
+  current(world).irqsDisabled = true;
+}
+
+export function localIrqEnable(world: World): void {
+  current(world).irqsDisabled = false;
+}
+
+/** spin_lock_irq() */
+export function spinLockIrq(lock: SpinLock): Operation<number> {
+  localIrqDisable(lock.world);
+  return spinLock(lock);
+}
+
+/** spin_unlock_irq() */
+export function* spinUnlockIrq(lock: SpinLock): Steps<void> {
+  yield* spinUnlock(lock);
+  localIrqEnable(lock.world);
+}
+
+/** An interrupt handler's body: the locks that it takes are taken in interrupt context. */
+export function* hardirq<T>(world: World, body: Steps<T>): Steps<T> {
+  const self = current(world);
+  self.inInterrupt = true;
+  const value = yield* body;
+  self.inInterrupt = false;
+  return value;
+}
+
 export class Mutex extends Lock {
   readonly kind = "mutex";
 }
@@ -86,8 +117,8 @@ const takeWrite = (): number => WRITER;
 /** A rwlock_t; with `sleeping`, a rw_semaphore. */
 export class RwLock extends Lock {
   readonly sleeping: boolean;
-  constructor(world: World, name: string, sleeping = false) {
-    super(world, name);
+  constructor(world: World, name: string, sleeping = false, cell: Cell | null = null) {
+    super(world, name, cell);
     this.sleeping = sleeping;
   }
 }

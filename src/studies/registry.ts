@@ -10,7 +10,10 @@ interface StudyModule {
 
 /** Imported when asked for: a study of the whole MMU takes its time to load. */
 const BUILT_IN: Readonly<Record<string, () => Promise<StudyModule>>> = {
+  aging: () => import("./aging.ts"),
+  "dirty-log": () => import("./dirty-log.ts"),
   "gpc-refresh": () => import("./gpc-refresh.ts"),
+  "huge-pages": () => import("./huge-pages.ts"),
   "tdp-fault": () => import("./tdp-fault.ts"),
 };
 
