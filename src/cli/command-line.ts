@@ -169,7 +169,11 @@ function addRun(racewalk: Command, handlers: Handlers): void {
         oneOf(["tdp", "shadow"] as const),
       ),
     )
-    .addOption(new Option("--set <name=value>", "kernel=6.12 or kernel=7.2; may be repeated").argParser(collect))
+    .addOption(
+      new Option("--set <name=value>", "kernel=6.12, or a parameter of kvm as tdp_mmu=N; may be repeated").argParser(
+        collect,
+      ),
+    )
     .option("--json", "one JSON document on standard output")
     .action((workload: string, options: RunCommandOptions) => handlers.run(workload, options));
 }

@@ -1,14 +1,5 @@
 /** `racewalk run`: runs a workload on the modelled MMU and prints the kernel's trace events. */
-import { existsSync } from "node:fs";
-import { dirname, join } from "node:path";
-import {
-  type EventLine,
-  type ModelRun,
-  readInitialState,
-  readWorkload,
-  runWorkload,
-  type Workload,
-} from "../conform/index.ts";
+import { type EventLine, type ModelRun, readWorkload, runWorkload, type Workload } from "../conform/index.ts";
 import { UsageError } from "../engine/index.ts";
 import { writeJson } from "./json.ts";
 import type { Terminal } from "./terminal.ts";
@@ -25,35 +16,56 @@ const KERNEL = "v7.2";
 /** @returns 0 when the whole workload ran, 1 when the model left something out */
 export async function runCommand(file: string, options: RunCommandOptions, terminal: Terminal): Promise<number> {
   const settings = settingsOf(options);
-  const workload = withMmu(readWorkload(file), settings.mmu);
-  const initialFile = join(dirname(file), `${workload.name}.initial.json`);
-  if (!existsSync(initialFile)) {
-    throw new UsageError(`${initialFile}: does not exist; put the guest's initial state beside the workload`);
-  }
-  const initial = readInitialState(initialFile);
-  const run = runWorkload({ workload, initial, kernel: settings.kernel, recording: null });
+  const read = readWorkload(file);
+  const workload: Workload = { ...read, kernelParams: { ...read.kernelParams, ...settings.params } };
+  const run = attributed(file, () =>
+    runWorkload({ workload, initial: null, kernel: settings.kernel, recording: null }),
+  );
   if (options.json) writeJson(document(run), terminal);
   else terminal.result(`${traceText(workload, run).join("\n")}\n`);
   for (const what of run.notModelled) terminal.say(`racewalk: ${file}: ${what}: not modelled, left out`);
   return run.notModelled.length > 0 ? 1 : 0;
 }
 
-function settingsOf({ mmu, set }: RunCommandOptions): { kernel: string; mmu: "tdp" | "shadow" | null } {
-  let kernel = KERNEL;
-  for (const each of set ?? []) {
-    const [, name, value] = /^([^=]+)=(.*)$/.exec(each) ?? [];
-    if (name !== "kernel" || value === undefined) {
-      throw new UsageError(`--set ${each}: unknown; use --set kernel=6.12 or --set kernel=7.2`);
-    }
-    kernel = value.startsWith("v") ? value : `v${value}`;
+/** A workload that the model refuses is named. */
+function attributed<T>(file: string, run: () => T): T {
+  try {
+    return run();
+  } catch (error) {
+    if (!(error instanceof UsageError) || error.message.startsWith(`${file}:`)) throw error;
+    throw new UsageError(`${file}: ${error.message}`);
   }
-  return { kernel, mmu: mmu ?? null };
 }
 
-function withMmu(workload: Workload, mmu: "tdp" | "shadow" | null): Workload {
-  if (mmu === null) return workload;
-  return { ...workload, kernelParams: { ...workload.kernelParams, npt: mmu === "tdp" } };
+// --- settings --------------------------------------------------------------------------------------------------------
+
+type Params = Partial<Pick<Workload["kernelParams"], "npt" | "tdpMmu" | "eagerPageSplit" | "nxHugePages">>;
+
+/** Module parameters of kvm and kvm_amd that can be set. */
+const PARAMETERS: Readonly<Record<string, keyof Params>> = {
+  npt: "npt",
+  tdp_mmu: "tdpMmu",
+  eager_page_split: "eagerPageSplit",
+  nx_huge_pages: "nxHugePages",
+};
+
+const SETTINGS = `kernel=6.12, kernel=7.2, or ${Object.keys(PARAMETERS).join(", ")} =Y or =N`;
+
+function settingsOf({ mmu, set }: RunCommandOptions): { readonly kernel: string; readonly params: Params } {
+  let kernel = KERNEL;
+  const params: { -readonly [Name in keyof Params]: Params[Name] } = {};
+  if (mmu !== undefined) params.npt = mmu === "tdp";
+  for (const each of set ?? []) {
+    const [, name = "", value = ""] = /^(?:kvm\.|kvm_amd\.)?([^=]+)=(.+)$/.exec(each) ?? [];
+    const parameter = PARAMETERS[name];
+    if (name === "kernel" && /^v?(?:6\.12|7\.2)$/.test(value)) kernel = value.startsWith("v") ? value : `v${value}`;
+    else if (parameter !== undefined && /^[yn01]$/i.test(value)) params[parameter] = /^[y1]$/i.test(value);
+    else throw new UsageError(`--set ${each}: no such setting; use ${SETTINGS}`);
+  }
+  return { kernel, params };
 }
+
+// --- output ----------------------------------------------------------------------------------------------------------
 
 function document(run: ModelRun): object {
   const events = [
@@ -65,6 +77,7 @@ function document(run: ModelRun): object {
   return {
     events,
     stats: { ...last, afterOperation: run.operations.map((operation) => operation.stats) },
+    results: run.operations.map((operation) => operation.results ?? []),
     notModelled: run.notModelled,
   };
 }

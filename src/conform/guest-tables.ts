@@ -101,6 +101,9 @@ export class GuestTables {
   private newTable(): number {
     const table = this.next;
     this.next += PAGE_SIZE;
+    if (this.workload.guestPaging.ptBase === null && this.next > CONTROL_SLOT.gpa + CONTROL_SLOT.size) {
+      throw this.unusable("guest_paging: its tables do not fit in the control slot; use larger pages, or give pt_base");
+    }
     this.tables.set(table, new Map());
     return table;
   }

@@ -31,6 +31,7 @@ import { isNotifierEvent, notifierEvent, notifierText } from "./own-notifiers.ts
 import type { KernelRecording, ResolvedMember } from "./recording.ts";
 import { guestResult, hostResult } from "./results.ts";
 import type { EventLine, OperationResult, OperationRun, Stats, WorkloadRun } from "./run.ts";
+import { checkRunnable } from "./runnable.ts";
 import { newCounters, statsOf } from "./statistics.ts";
 import { CONTROL_SLOT, type Workload } from "./workload.ts";
 
@@ -58,6 +59,7 @@ const LONG_MODES: ReadonlySet<string> = new Set(["4level", "5level"]);
 
 /** @throws UsageError for a workload that cannot be run at all */
 export function runWorkload(input: ModelInput): ModelRun {
+  if (input.recording === null) checkRunnable(input.workload);
   const machine = new ModelMachine(input);
   const setup = machine.setUp();
   const operations = input.workload.ops.map((operation, at) => machine.run(operation, at));
@@ -118,6 +120,8 @@ class ModelMachine implements OperationMachine {
     if (isOwn) this.mm.onNotify = (edge, range) => this.world.emit(notifierEvent(edge, range));
     this.vm.tracesExits = workload.traceExits;
     this.counters = newCounters(kernel, workload.vcpus);
+    const { npt, tdpMmu } = workload.kernelParams;
+    if (!npt || !tdpMmu) this.notModelled.push("kernel_params: the shadow MMU (npt=0, or tdp_mmu=N)");
   }
 
   private slotPlaces(): { baseGfn: number; npages: number; hva: number }[] {
@@ -206,7 +210,7 @@ class ModelMachine implements OperationMachine {
     }
   }
 
-  private pokeGuest(gpa: number, value: U64, size: number): void {
+  private pokeGuest(gpa: number, value: U64, size: 4 | 8): void {
     const slot = this.slotPlaces().find(({ baseGfn, npages }) => {
       const index = gpa / PAGE_SIZE - baseGfn;
       return index >= 0 && index < npages;
@@ -217,7 +221,7 @@ class ModelMachine implements OperationMachine {
   }
 
   /** The VMM writes to its own memory. */
-  private poke(addr: Hva, value: U64, size: number): void {
+  private poke(addr: Hva, value: U64, size: 4 | 8): void {
     const { own } = this;
     if (own !== null) {
       this.sequentially("vmm", () => own.store(addr, value, size));

@@ -60,6 +60,16 @@ const TOUCHED = numberToU64(0x77);
 /** The stub that `exec` jumps to: a jump through a register, back. */
 const STUB = u64(0, 0xe3ff);
 
+/** System calls that refuse an address inside a page. */
+const NEEDS_ALIGNMENT: ReadonlySet<string> = new Set([
+  "madvise",
+  "repeat_madvise",
+  "mprotect",
+  "munmap",
+  "mmap_fixed",
+  "mremap_swap",
+]);
+
 /** What an operation of the VMM returned. */
 export interface HostResult {
   readonly host: string;
@@ -121,12 +131,20 @@ export class OwnHost {
   }
 
   /** The VMM writes to its own memory. False when it may not. */
-  *store(addr: Hva, value: U64, size: number): Steps<boolean> {
+  *store(addr: Hva, value: U64, size: 1 | 2 | 4 | 8): Steps<boolean> {
+    if (addr % size !== 0) return yield* this.storeBytes(addr, value, size);
     return yield* this.access(addr, true, (frame) => {
-      const at = pfnToHpa(frame) + (addr % PAGE_SIZE);
-      if (size === 8) this.world.plainWrite(at, 8, value.lo, value.hi);
-      else this.world.plainWrite(at, size as 1 | 2 | 4, value.lo, 0);
+      this.world.plainWrite(pfnToHpa(frame) + (addr % PAGE_SIZE), size, value.lo, size === 8 ? value.hi : 0);
     });
+  }
+
+  /** A store that may cross into another page. */
+  private *storeBytes(addr: Hva, value: U64, size: number): Steps<boolean> {
+    for (let i = 0; i < size; i++) {
+      const word = i < 4 ? value.lo : value.hi;
+      if (!(yield* this.store(hva(addr + i), u64(0, (word >>> (8 * (i % 4))) & 0xff), 1))) return false;
+    }
+    return true;
   }
 
   private *access(addr: Hva, write: boolean, use: (frame: Pfn) => void): Steps<boolean> {
@@ -146,6 +164,9 @@ export class OwnHost {
   perform(operation: HostOperation, task: string, sequentially: Sequentially): HostResult | null {
     if (operation.host === "sleep") this.runKsm(operation.ms, sequentially);
     if (operation.host === "write_file") return this.writeSetting(operation.path, operation.value, sequentially);
+    if (NEEDS_ALIGNMENT.has(operation.host) && "offset" in operation && operation.offset % PAGE_SIZE !== 0) {
+      return { host: operation.host, rc: -EINVAL };
+    }
     const steps = this.stepsOf(operation);
     if (steps === null) return null;
     const done = sequentially(task, () => steps);
@@ -163,11 +184,11 @@ export class OwnHost {
       case "peek":
         return this.peek(operation);
       case "madvise":
-        return this.madvise(this.rangeOf(operation), operation.advice);
+        return this.onRange(operation, (start, end) => this.madvise({ start, end }, operation.advice));
       case "repeat_madvise":
         return this.repeat(operation);
       case "mprotect":
-        return this.protect(this.rangeOf(operation), operation.prot);
+        return this.onRange(operation, (start, end) => this.protect({ start, end }, operation.prot));
       case "munmap":
         return this.onRange(operation, (start, end) => munmap(this.mm, start, end));
       case "mmap_fixed":
@@ -211,7 +232,7 @@ export class OwnHost {
   private *storeMany(
     operation: Range & { readonly count: number; readonly stride: number },
     value: U64,
-    size: number,
+    size: 2 | 8,
   ): Steps<number> {
     const { start } = this.rangeOf(operation);
     for (let i = 0; i < operation.count; i++) {
