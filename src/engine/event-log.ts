@@ -5,7 +5,6 @@
  * millions of executions free of garbage. Everything needed to take an event back is here: the request as it was made,
  * and how long each journal was before.
  */
-import type { Hash } from "./hash.ts";
 import type { Operation, Ready, Update } from "./operation.ts";
 
 /** How an event touches its location; equal classes other than Write commute. */
@@ -54,9 +53,8 @@ export class EventLog {
   traceMark = new Int32Array(0);
   logMark = new Int32Array(0);
   failureMark = new Int32Array(0);
-  /** Hashes of memory and of the task's position before the event, when states are compared. */
-  readonly heapHash: Hash[] = [];
-  readonly position: (Hash | null)[] = [];
+  /** When states are compared, the hashes of memory and of the task's position before the event: eight words an event. */
+  hashes = new Int32Array(0);
   /** Last event of the same lane before this one, -1 for none. */
   previous = new Int32Array(0);
 

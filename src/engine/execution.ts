@@ -17,9 +17,9 @@
 import type { AccessHistory } from "./access-history.ts";
 import { assert, EngineBug, UsageError, Violation } from "./assert.ts";
 import { accessClass, isReady, writeResult } from "./effect.ts";
-import { AccessClass, EventLog } from "./event-log.ts";
+import { AccessClass, EventLog, grow } from "./event-log.ts";
 import { HappensBefore } from "./happens-before.ts";
-import { copyHash, type Hash, setHash } from "./hash.ts";
+import { type Hash, loadHash, storeHash } from "./hash.ts";
 import type { AccessSize, Heap } from "./heap.ts";
 import { isDraining, type Operation, OpKind } from "./operation.ts";
 import { type Race, RaceDetector, raceText } from "./race-detector.ts";
@@ -313,9 +313,11 @@ export class Execution implements Driver {
   }
 
   private saveHashes(i: number, lane: number): void {
+    const { events } = this;
+    if (events.hashes.length < 8 * (i + 1)) events.hashes = grow(events.hashes, 16 * (i + 1));
+    storeHash(this.heap.hash as Hash, events.hashes, 8 * i);
     const position = lane < this.world.tasksMax ? (this.world.tasks[lane] as Task).position : null;
-    this.events.heapHash[i] = copyHash(this.heap.hash as Hash);
-    this.events.position[i] = position === null ? null : copyHash(position);
+    if (position !== null) storeHash(position, events.hashes, 8 * i + 4);
   }
 
   private commit(i: number, lane: number): void {
@@ -580,7 +582,7 @@ export class Execution implements Driver {
     this.failures.length = events.failureMark[i] as number;
     this.laneLast[lane] = events.previous[i] as number;
     this.laneCount[lane] = (events.nth[i] as number) - 1;
-    if (this.heap.hash !== null) setHash(this.heap.hash, events.heapHash[i] as Hash);
+    if (this.heap.hash !== null) loadHash(this.heap.hash, events.hashes, 8 * i);
     if (lane >= world.tasksMax) {
       const buffer = this.buffers[lane - world.tasksMax] as StoreBuffer;
       buffer.takeBackDrain();
@@ -589,7 +591,8 @@ export class Execution implements Driver {
     }
     const task = world.tasks[lane] as Task;
     events.restoreRequest(i, task.op);
-    task.takeBack(events.logMark[i] as number, events.position[i] ?? null);
+    task.takeBack(events.logMark[i] as number);
+    if (task.position !== null) loadHash(task.position, events.hashes, 8 * i + 4);
     const { op } = task;
     if (op.kind === OpKind.Spawn) {
       this.spawnedAt[op.lo] = -1;

@@ -24,6 +24,22 @@ export function setHash(hash: Hash, to: Hash): void {
   hash[3] = to[3] as number;
 }
 
+/** Keeps a hash in four words of an array, from index `at` on. */
+export function storeHash(hash: Hash, array: Int32Array, at: number): void {
+  array[at] = hash[0] as number;
+  array[at + 1] = hash[1] as number;
+  array[at + 2] = hash[2] as number;
+  array[at + 3] = hash[3] as number;
+}
+
+/** Takes back what {@link storeHash} kept. */
+export function loadHash(hash: Hash, array: Int32Array, at: number): void {
+  hash[0] = array[at] as number;
+  hash[1] = array[at + 1] as number;
+  hash[2] = array[at + 2] as number;
+  hash[3] = array[at + 3] as number;
+}
+
 /** Adds or removes the word `value` at `index`; a word that is zero counts as absent. */
 export function xorWord(hash: Hash, index: number, value: number): void {
   if (value === 0) return;

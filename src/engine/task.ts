@@ -166,12 +166,11 @@ export class Task {
     this.run();
   }
 
-  /** Takes back the last operation; the driver restores {@link op} to its request. */
-  takeBack(logMark: number, position: Hash | null): void {
+  /** Takes back the last operation; the driver restores {@link op} to its request, and {@link position}. */
+  takeBack(logMark: number): void {
     this.completed--;
     this.logLength = logMark;
     this.dropBody();
-    if (this.position !== null && position !== null) setHash(this.position, position);
   }
 
   /** Back to before the task began. */

@@ -40,7 +40,8 @@ export interface GraphHooks {
 
 interface Frame {
   readonly state: number;
-  readonly steps: readonly Step[];
+  /** The steps that can be made here: the lane and, from bit 6 on, the choice. */
+  readonly steps: readonly number[];
   next: number;
   /** Length of the execution at this state. */
   readonly length: number;
@@ -54,7 +55,11 @@ export class GraphExplorer implements Scheduler {
   private canLock = new Int32Array(1024);
   private finished = new Int32Array(1024);
   private edges = new EdgeList();
-  private step: Step = { lane: -1, choice: 0 };
+  /** The step to make next; -1 for none. */
+  private lane = -1;
+  private choice = 0;
+  /** The hash of the state at hand. */
+  private readonly key: Hash = newHash();
 
   constructor(execution: Execution) {
     assert(execution.world.comparesStates, "a graph search needs a world that compares states");
@@ -70,24 +75,27 @@ export class GraphExplorer implements Scheduler {
   /** Visits every reachable state; false when a hook stopped it. */
   explore(hooks: GraphHooks): boolean {
     const { execution } = this;
+    this.hashState();
     const stack: Frame[] = [this.visit(hooks)];
     while (stack.length > 0) {
-      const frame = stack.at(-1) as Frame;
+      const frame = stack[stack.length - 1] as Frame;
       const step = frame.steps[frame.next++];
       if (step === undefined) {
         stack.pop();
         continue;
       }
       execution.rollback(frame.length);
-      const isProgress = this.isProgress(step.lane);
+      this.lane = step & 63;
+      this.choice = step >>> 6;
+      const isProgress = this.isProgress(this.lane);
       const failuresBefore = execution.failures.length;
-      this.step = step;
       execution.run();
-      const known = this.index.find(this.key());
+      this.hashState();
+      const known = this.index.find(this.key);
       const to = known >= 0 ? known : this.index.size;
       this.edges.add(frame.state, step, to, isProgress);
-      for (const failure of execution.failures.slice(failuresBefore)) {
-        if (!hooks.onFailure(failure, this.path())) return false;
+      for (let f = failuresBefore; f < execution.failures.length; f++) {
+        if (!hooks.onFailure(execution.failures[f] as Failure, this.path())) return false;
       }
       if (known >= 0) continue;
       stack.push(this.visit(hooks));
@@ -99,6 +107,7 @@ export class GraphExplorer implements Scheduler {
   /** Looks for a starving task among `tasks` (all that are no daemons); null when each ends or makes progress in every fair run. */
   findStarvation(): Lasso | null {
     const { tasks } = this.execution.world;
+    if (!this.hasCycle()) return null;
     for (const task of tasks) {
       if (task.daemon) continue;
       const lasso = this.findStarvationOf(task);
@@ -117,20 +126,20 @@ export class GraphExplorer implements Scheduler {
   }
 
   pick(): number {
-    const { lane } = this.step;
-    this.step = { lane: -1, choice: this.step.choice };
+    const { lane } = this;
+    this.lane = -1;
     return lane;
   }
 
   choose(): number {
-    return this.step.choice;
+    return this.choice;
   }
 
   // --- states --------------------------------------------------------------------------------------------------
 
   private visit(hooks: GraphHooks): Frame {
     const { execution } = this;
-    const state = this.index.add(this.key());
+    const state = this.index.add(this.key);
     if (state >= this.enabled.length) {
       this.enabled = grow(this.enabled, this.enabled.length * 2);
       this.canLock = grow(this.canLock, this.enabled.length);
@@ -141,22 +150,25 @@ export class GraphExplorer implements Scheduler {
     return { state, steps, next: 0, length: execution.events.length };
   }
 
-  private stepsFrom(state: number): Step[] {
+  private stepsFrom(state: number): number[] {
     const { execution } = this;
-    const steps: Step[] = [];
+    const { tasks } = execution.world;
+    const steps: number[] = [];
     let enabled = 0;
     let canLock = 0;
     for (let lane = 0; lane < execution.lanes; lane++) {
       if (!execution.isEnabled(lane)) continue;
       enabled |= 1 << lane;
-      const op = (execution.world.tasks[lane] as Task | undefined)?.op;
+      const op = (tasks[lane] as Task | undefined)?.op;
       if (op !== undefined && isStronglyFair(op)) canLock |= 1 << lane;
       const outcomes = op?.kind === OpKind.Choose ? op.lo : 1;
-      for (let choice = 0; choice < outcomes; choice++) steps.push({ lane, choice });
+      for (let choice = 0; choice < outcomes; choice++) steps.push(lane | (choice << 6));
     }
+    let finished = 0;
+    for (let t = 0; t < tasks.length; t++) if ((tasks[t] as Task).finished) finished |= 1 << t;
     this.enabled[state] = enabled;
     this.canLock[state] = canLock;
-    this.finished[state] = execution.world.tasks.reduce((bits, task) => bits | (task.finished ? 1 << task.lane : 0), 0);
+    this.finished[state] = finished;
     return steps;
   }
 
@@ -165,14 +177,25 @@ export class GraphExplorer implements Scheduler {
     return op?.kind === OpKind.Note && op.lo === 1;
   }
 
-  private key(): Hash {
-    const { execution } = this;
+  /** Leaves the hash of the state at hand in {@link key}. */
+  private hashState(): void {
+    const { key, execution } = this;
     const { heap, world, buffers } = execution;
-    const key = newHash();
-    chainHash(key, heap.hash as Hash);
-    for (const task of world.tasks) {
-      chain(key, task.halted ? 3 : task.finished ? 1 : 2, task.started ? 1 : 2);
-      if (task.position !== null) chainHash(key, task.position);
+    const { tasks } = world;
+    const memory = heap.hash as Hash;
+    key.fill(0);
+    chain(key, memory[0] as number, memory[1] as number);
+    chain(key, memory[2] as number, memory[3] as number);
+    for (let t = 0; t < tasks.length; t++) {
+      const task = tasks[t] as Task;
+      const { position } = task;
+      const phase = task.halted ? 4 : task.finished ? 3 : task.started ? 2 : 1;
+      if (position === null) {
+        chain(key, phase, 0);
+      } else {
+        chain(key, (position[0] as number) ^ phase, position[1] as number);
+        chain(key, position[2] as number, position[3] as number);
+      }
     }
     for (const buffer of buffers) {
       for (const entry of buffer.waiting) {
@@ -181,10 +204,15 @@ export class GraphExplorer implements Scheduler {
       }
       chain(key, 0xffffffff, 0xffffffff);
     }
-    return key;
   }
 
   // --- fair cycles ---------------------------------------------------------------------------------------------
+
+  /** Most programs end whatever happens: then there is nothing to look for. */
+  private hasCycle(): boolean {
+    const all = (): boolean => true;
+    return this.lanesByComponent(components(this.index.size, this.edges.forward(), all), all).size > 0;
+  }
 
   private findStarvationOf(task: Task): Lasso | null {
     const { edges } = this;
@@ -193,12 +221,19 @@ export class GraphExplorer implements Scheduler {
     const { component, fair } = this.fairComponents(keep);
     const starves = (state: number): boolean =>
       ((this.finished[state] as number) & bit) === 0 && fair.has(component[state] as number);
+    // Every state can be reached: the way there is looked for when it is known to lead somewhere.
+    if (!this.someState(starves)) return null;
     const path = this.shortestPath(0, starves, () => true);
-    if (path === null) return null;
+    assert(path !== null, "a state cannot be reached from the first");
     const last = path.at(-1);
     const start = last === undefined ? 0 : edges.to(last);
     const cycle = this.fairCycle(start, component, keep);
     return { task: task.name, prefix: this.stepsOf(path), cycle: this.stepsOf(cycle) };
+  }
+
+  private someState(is: (state: number) => boolean): boolean {
+    for (let state = 0; state < this.index.size; state++) if (is(state)) return true;
+    return false;
   }
 
   private allLanes(): number {
@@ -298,7 +333,8 @@ export class GraphExplorer implements Scheduler {
   private search(from: number, keep: (edge: number) => boolean, isGoal: (edge: number) => boolean): number[] | null {
     const { edges } = this;
     const { first, order } = edges.forward();
-    const cameBy = new Map<number, number>([[from, -1]]);
+    const cameBy = new Int32Array(this.index.size).fill(NOT_SEEN);
+    cameBy[from] = -1;
     const queue = [from];
     for (const state of queue) {
       for (let k = first[state] as number; k < (first[state + 1] as number); k++) {
@@ -306,18 +342,17 @@ export class GraphExplorer implements Scheduler {
         if (!keep(edge)) continue;
         if (isGoal(edge)) return [...this.trace(cameBy, state), edge];
         const to = edges.to(edge);
-        if (cameBy.has(to)) continue;
-        cameBy.set(to, edge);
+        if (cameBy[to] !== NOT_SEEN) continue;
+        cameBy[to] = edge;
         queue.push(to);
       }
     }
     return null;
   }
 
-  private trace(cameBy: ReadonlyMap<number, number>, state: number): number[] {
+  private trace(cameBy: Int32Array, state: number): number[] {
     const path: number[] = [];
-    for (let edge = cameBy.get(state) as number; edge >= 0; edge = cameBy.get(this.edges.from(edge)) as number)
-      path.push(edge);
+    for (let edge = cameBy[state] as number; edge >= 0; edge = cameBy[this.edges.from(edge)] as number) path.push(edge);
     return path.reverse();
   }
 
@@ -326,14 +361,12 @@ export class GraphExplorer implements Scheduler {
   }
 }
 
+/** In a search: no edge led there yet. */
+const NOT_SEEN = -2;
+
 /** Locks are queues: who waits for one gets it if it is free again and again. */
 function isStronglyFair(op: Operation<unknown>): boolean {
   return op.kind === OpKind.Acquire || op.kind === OpKind.AcquireShared || (op.kind === OpKind.Await && op.lo === 1);
-}
-
-function chainHash(key: Hash, part: Hash): void {
-  chain(key, part[0] as number, part[1] as number);
-  chain(key, part[2] as number, part[3] as number);
 }
 
 /** States by their 128-bit hash: an open-addressing table. */
@@ -391,7 +424,8 @@ class EdgeList {
   private label = new Int32Array(1024);
   private sorted: { first: Int32Array; order: Int32Array } | null = null;
 
-  add(from: number, step: Step, to: number, isProgress: boolean): void {
+  /** @param step the lane and, from bit 6 on, the choice */
+  add(from: number, step: number, to: number, isProgress: boolean): void {
     if (this.length === this.fromState.length) {
       this.fromState = grow(this.fromState, this.length * 2);
       this.toState = grow(this.toState, this.length * 2);
@@ -400,7 +434,7 @@ class EdgeList {
     const edge = this.length++;
     this.fromState[edge] = from;
     this.toState[edge] = to;
-    this.label[edge] = step.lane | (step.choice << 6) | (isProgress ? 1 << 5 : 0);
+    this.label[edge] = step | (isProgress ? 1 << 5 : 0);
     this.sorted = null;
   }
 
