@@ -31,6 +31,7 @@ import {
   type Gfn,
   gfn,
   PAGE_SIZE,
+  type Pfn,
   PG_LEVEL_2M,
   PG_LEVEL_4K,
   pagesPerLevel,
@@ -178,10 +179,18 @@ export function* handleChangedSpte(tdp: TdpMmu, change: ChangedSpte): Steps<void
   const reportLast = removesTable && tdp.kvm.variants.kernel === "7.2";
   if (!reportLast) reportChange(tdp, change);
   if (isLeaf) checkSpteWritableInvariants(tdp.layout, newSpte);
-  if (wasLeaf && !isPresent) tdp.world.clock?.spend("zap a leaf");
+  if (wasLeaf && !isPresent) {
+    tdp.world.clock?.spend("zap a leaf");
+    if (tdp.kvm.variants.writesBack) yield* kvmSetPfnAccessed(tdp, spteToPfn(oldSpte));
+  }
   if (isLeaf !== wasLeaf) tdp.count(pagesStat(level), isLeaf ? 1 : -1);
   if (removesTable) yield* handleRemovedPt(tdp, spteToPfn(oldSpte) * PAGE_SIZE, change.shared);
   if (reportLast) reportChange(tdp, change);
+}
+
+/** kvm_set_pfn_accessed(): touches struct page, and so must know that the frame has not been given away. */
+function* kvmSetPfnAccessed({ world }: TdpMmu, frame: Pfn): Steps<void> {
+  yield* load(new Cell<number>(world, frame * PAGE_SIZE, 8, false), "mark_page_accessed()");
 }
 
 function reportChange(tdp: TdpMmu, { gfn: base, level, oldSpte, newSpte }: ChangedSpte): void {
@@ -201,7 +210,7 @@ function* handleRemovedPt(tdp: TdpMmu, table: number, shared: boolean): Steps<vo
   const sp = tdp.pages.ofEntry(table);
   const level = spLevel(sp);
   tdp.emit({ name: "kvm_mmu_prepare_zap_page", sp: spText(sp) });
-  const { frozen } = tdp.layout;
+  const frozen = tdp.kvm.variants.freezesEntries ? tdp.layout.frozen : tdp.layout.nonPresent;
   yield* tdpMmuUnlinkSp(tdp, sp);
   for (let i = 0; i < ENTRIES_PER_TABLE; i++) {
     const sptep = new Cell<U64>(tdp.world, table + 8 * i, 8, true);

@@ -136,6 +136,10 @@ export function* kvmTdpMmuZapInvalidatedRoots(tdp: TdpMmu): Steps<void> {
   while (root !== null) {
     if (root.tdp_mmu_scheduled_root_to_zap.value !== 0) {
       root.tdp_mmu_scheduled_root_to_zap.value = 0;
+      if (kvm.variants.rootPut === "before-zap") {
+        root = yield* putAndZapRoot(tdp, root);
+        continue;
+      }
       yield* tdpMmuZapRoot(tdp, root, true);
       // The TDP MMU's own reference; the walk has another one.
       yield* kvmTdpMmuPutRoot(tdp, root);
@@ -143,6 +147,14 @@ export function* kvmTdpMmuZapInvalidatedRoots(tdp: TdpMmu): Steps<void> {
     root = yield* tdpMmuNextRoot(tdp, root);
   }
   yield* readUnlock(kvm.mmuLock);
+}
+
+/** The design that gives all references back first: from then on nobody finds the root, and it is zapped all the same. Returns the next root. */
+function* putAndZapRoot(tdp: TdpMmu, root: KvmMmuPage): Steps<KvmMmuPage | null> {
+  yield* kvmTdpMmuPutRoot(tdp, root);
+  const next = yield* tdpMmuNextRoot(tdp, root);
+  yield* tdpMmuZapRoot(tdp, root, true);
+  return next;
 }
 
 /** The levels that are zapped before the root's own: an entry of one of them takes a table with it that no step could be spared. */

@@ -25,6 +25,12 @@ export interface KvmVariants {
   readonly paging: Paging;
   readonly gpc: GpcDesign;
   readonly rootZap: RootZap;
+  /** Whether the TDP MMU's reference of an invalidated root is given back when the root has been zapped (Linux), or before. */
+  readonly rootPut: "after-zap" | "before-zap";
+  /** Entries of a table that is unlinked under mmu_lock held for read are frozen (Linux), or only zapped. */
+  readonly freezesEntries: boolean;
+  /** Zapping a leaf marks the page accessed in struct page: up to 6.12. */
+  readonly writesBack: boolean;
   /**
    * How often a refresh may start over before it gives up; Infinity in Linux. A bounded exploration needs a bound, and loses nothing by it: an
    * attempt that is thrown away leaves no trace, so a later attempt is the same as a first one made later.
@@ -54,6 +60,9 @@ export const LINUX_7_2: KvmVariants = {
   paging: "npt",
   gpc: "D0",
   rootZap: "per-level",
+  rootPut: "after-zap",
+  freezesEntries: true,
+  writesBack: false,
   gpcRetriesMax: Number.POSITIVE_INFINITY,
   faultsMax: Number.POSITIVE_INFINITY,
   yields: false,

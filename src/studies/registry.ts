@@ -13,8 +13,13 @@ const BUILT_IN: Readonly<Record<string, () => Promise<StudyModule>>> = {
   aging: () => import("./aging.ts"),
   "dirty-log": () => import("./dirty-log.ts"),
   "gpc-refresh": () => import("./gpc-refresh.ts"),
+  "host-mm": () => import("./host-mm.ts"),
   "huge-pages": () => import("./huge-pages.ts"),
+  "memslot-delete": () => import("./memslot-delete.ts"),
+  "root-zap": () => import("./root-zap.ts"),
+  "root-invalidate": () => import("./root-invalidate.ts"),
   "tdp-fault": () => import("./tdp-fault.ts"),
+  "zap-yield": () => import("./zap-yield.ts"),
 };
 
 /** The ids, sorted. */

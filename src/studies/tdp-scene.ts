@@ -49,7 +49,7 @@ export interface TdpScene {
 export interface TdpSceneOptions {
   /** Guest frames of the memslot. */
   readonly frames: number;
-  /** What each vCPU's guest does. */
+  /** What each vCPU's guest does; nothing: the vCPU stays outside the guest. */
   readonly guests: readonly (readonly GuestInstruction[])[];
   /** Kernel threads beside, by name. */
   readonly threads?: Readonly<Record<string, TaskOf>>;
@@ -113,13 +113,15 @@ function* runGuest(vm: Vm, vcpu: number, instructions: readonly GuestInstruction
  */
 export function tdpScene(name: string, options: TdpSceneOptions): Program {
   const tasks: Record<string, TaskOf> = {};
-  for (const [i, instructions] of options.guests.entries()) {
+  // A vCPU with nothing to do is outside the guest, and no task.
+  const running = [...options.guests.entries()].filter(([, instructions]) => instructions.length > 0);
+  for (const [i, instructions] of running) {
     tasks[`vcpu${i}`] = ({ world, vm }) => kthread(world, runGuest(vm, i, instructions));
   }
   for (const [thread, body] of Object.entries(options.threads ?? {}))
     tasks[thread] = (scene) => kthread(scene.world, body(scene));
   const served = Object.keys(tasks).length;
-  for (const i of options.guests.keys()) {
+  for (const [i] of running) {
     tasks[`irq${i}`] = ({ world, vm }) => interruptHandler(vm.interrupts, i, world.tasks[i] as Task);
   }
   if (options.rcu) tasks["rcu"] = ({ vm }) => rcuThread(vm.kvm.kernel.rcu);
