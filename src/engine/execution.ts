@@ -18,6 +18,7 @@ import type { AccessHistory } from "./access-history.ts";
 import { assert, EngineBug, UsageError, Violation } from "./assert.ts";
 import { accessClass, isReady, writeResult } from "./effect.ts";
 import { AccessClass, EventLog, grow } from "./event-log.ts";
+import type { Failure } from "./failure.ts";
 import { HappensBefore } from "./happens-before.ts";
 import { type Hash, loadHash, storeHash } from "./hash.ts";
 import type { AccessSize, Heap } from "./heap.ts";
@@ -27,19 +28,9 @@ import { type BufferedStore, contains, forward, StoreBuffer } from "./store-buff
 import type { Task } from "./task.ts";
 import type { Death, Driver, World } from "./world.ts";
 
-export type MemoryModel = "sc" | "tso";
+export type { Failure };
 
-/** Something that went wrong in an execution. */
-export interface Failure {
-  readonly property: string;
-  readonly message: string;
-  /** The event at which it showed; the number of events when it showed at the end. */
-  readonly event: number;
-  readonly lane: number;
-  /** For a race: the place, and the task on the other side with how many of its events come before its access. */
-  readonly addr?: number;
-  readonly peer?: { readonly lane: number; readonly nth: number };
-}
+export type MemoryModel = "sc" | "tso";
 
 /** Chooses what happens next. */
 export interface Scheduler {
