@@ -34,6 +34,8 @@ export interface CheckCommandOptions {
 /** Milliseconds between two looks at the progress, and between two checkpoints. */
 const PROGRESS_MS = 200;
 const CHECKPOINT_MS = 1_000;
+/** Looks at the progress that the speed is taken from: those of the last ten seconds. */
+const LOOKS_MAX = 50;
 
 /** @returns 0 when every verdict is as expected, 1 otherwise */
 export async function checkCommand(name: string, options: CheckCommandOptions, terminal: Terminal): Promise<number> {
@@ -154,11 +156,14 @@ function keep(checkpoint: Checkpoint, running: Running, terminal: Terminal): Nod
 }
 
 function showProgress(running: Running, terminal: Terminal): NodeJS.Timeout {
-  const start = performance.now();
-  const atStart = running.progress().executions;
+  const looks: { readonly at: number; readonly executions: number }[] = [];
   return setInterval(() => {
-    const seconds = (performance.now() - start) / 1000;
     const progress = running.progress();
-    terminal.progress(progressLine(progress, (progress.executions - atStart) / seconds));
+    const look = { at: performance.now(), executions: progress.executions };
+    looks.push(look);
+    if (looks.length > LOOKS_MAX) looks.shift();
+    const { at, executions } = looks[0] ?? look;
+    const seconds = Math.max(PROGRESS_MS, look.at - at) / 1000;
+    terminal.progress(progressLine(progress, (look.executions - executions) / seconds));
   }, PROGRESS_MS);
 }
