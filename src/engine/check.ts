@@ -8,6 +8,7 @@
  * This explores in the thread that calls it. Whoever has more threads (src/studies/run.ts) hands out the jobs of job.ts, adds up what came of
  * them, and asks {@link resultOf} for the result: it is the same.
  */
+import { UsageError } from "./assert.ts";
 import { diagram, type HeadingOf } from "./diagram.ts";
 import type { MemoryModel } from "./execution.ts";
 import { type Estimate, type EstimateSource, Estimator } from "./explore/estimate.ts";
@@ -76,6 +77,8 @@ export interface CheckFailure {
   readonly steps: readonly ReplayStep[];
   /** For a livelock: the step from which on the schedule repeats. */
   readonly cycleFrom?: number;
+  /** For a race: the place. */
+  readonly addr?: number;
 }
 
 /** What a clean sample means: a failure of this depth would have shown in each execution with this probability at the least. */
@@ -136,11 +139,18 @@ export async function check<S>(program: Program<S>, options: CheckOptions = {}):
   return resultOf(program, method, totals, !stopped, options.headingOf);
 }
 
-/** The options with everything filled in. */
+/** The options with everything filled in. @throws UsageError when a bound is given that the strategy does not know */
 export function methodOf(options: CheckOptions): Method {
+  const { strategy = "dpor" } = options;
+  if (options.preemptions !== undefined && strategy !== "dpor")
+    throw new UsageError(`preemptions bound dpor, not ${strategy}: leave them out`);
+  if (options.taskSteps !== undefined && strategy === "graph")
+    throw new UsageError("taskSteps do not bound a state graph: leave them out, or give statesMax");
+  if (options.depth !== undefined && (!Number.isInteger(options.depth) || options.depth < 1))
+    throw new UsageError(`depth ${options.depth}: must be a whole number from 1 on`);
   return {
     model: options.model ?? "sc",
-    strategy: options.strategy ?? "dpor",
+    strategy,
     seed: options.seed ?? 1,
     runs: options.runs ?? 10_000,
     depth: options.depth ?? 3,
@@ -190,5 +200,6 @@ function reportOf<S>(program: Program<S>, model: MemoryModel, finding: Finding, 
     diagram: diagram(shown, `${property}: ${message}`, options),
     steps: shown.steps,
     ...cycleFrom,
+    ...(addr === undefined ? {} : { addr }),
   };
 }

@@ -155,3 +155,11 @@ test("tasks that are spawned late have the same lanes for all who expect them", 
   expect(one.expectSpawns([...spawns].reverse())).toBe(false);
   expect(one.expectSpawns(spawns)).toBe(true);
 });
+
+test.each([
+  [{ strategy: "graph", taskSteps: 3 }, /taskSteps do not bound a state graph/],
+  [{ strategy: "random", preemptions: 3 }, /preemptions bound dpor, not random/],
+  [{ strategy: "pct", depth: 0 }, /depth 0: must be a whole number/],
+] as const)("a bound that the strategy does not know is refused: %j", async (options, message) => {
+  await expect(check(failing, options)).rejects.toThrow(message);
+});

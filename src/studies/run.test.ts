@@ -8,6 +8,7 @@ import type { SavedWork } from "./cell-work.ts";
 import { type CellReport, planCells, type Selection } from "./cells.ts";
 import { type LoadedStudy, loadStudy } from "./load.ts";
 import { type Running, type RunOptions, runCells, type StudyRun } from "./run.ts";
+import type { StudyCell } from "./study.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "racewalk-run-"));
 let loaded: LoadedStudy;
