@@ -5,7 +5,7 @@
  * replayed after it. One that is not in the table is reported as not modelled, and the run goes on.
  */
 import { type Steps, UsageError } from "../engine/index.ts";
-import { kvmClearDirtyLog, kvmGetDirtyLog } from "../kvm/dirty-log.ts";
+import { framesOf, kvmClearDirtyLog, kvmGetDirtyLog } from "../kvm/dirty-log.ts";
 import { collectDirtyRing, kvmResetDirtyRings } from "../kvm/dirty-ring.ts";
 import { kvmVmIoctlSetClock } from "../kvm/kvm-clock.ts";
 import { kvmSetMemoryRegion } from "../kvm/memory-region.ts";
@@ -16,6 +16,7 @@ import { type Gpa, gfn, type Hva, hva, PAGE_SIZE } from "../machine/index.ts";
 import type { HostFollower } from "./host-follower.ts";
 import { recoverNxHugePages, recoveryRounds, writeFile } from "./kvm-settings.ts";
 import type { HostOperation } from "./operation.ts";
+import type { OperationResult } from "./run.ts";
 import type { Memory, Workload } from "./workload.ts";
 
 /** What an operation may use of the machine that runs the workload. */
@@ -37,14 +38,14 @@ export interface OperationMachine {
 
 type Named<Name extends HostOperation["host"]> = Extract<HostOperation, { readonly host: Name }>;
 
-/** @param task the thread that does it */
+/** @param task the thread that does it. Returns what the recordings say of its result, where that is more than success. */
 type Code<Name extends HostOperation["host"]> = (
   machine: OperationMachine,
   operation: Named<Name>,
   task: string,
-) => void;
+) => OperationResult | undefined;
 
-const nothing = (): void => {};
+const nothing = (): undefined => undefined;
 
 const HOST_OPERATIONS: { readonly [Name in HostOperation["host"]]?: Code<Name> } = {
   poke: nothing,
@@ -56,22 +57,27 @@ const HOST_OPERATIONS: { readonly [Name in HostOperation["host"]]?: Code<Name> }
   sleep: (machine, { ms }) => {
     // A recording tells what else ran meanwhile.
     if (machine.follower === null) recoverNxHugePages(machine, recoveryRounds(machine.vm.kvm.params, ms));
+    return undefined;
   },
-  write_file: (machine, { path, value }, task) => writeFile(machine, path, value, task),
+  write_file: (machine, { path, value }, task) => {
+    writeFile(machine, path, value, task);
+    return undefined;
+  },
   get_dirty_log: (machine, { slot }, task) => {
-    machine.sequentially(task, () => kvmGetDirtyLog(machine.vm, slot));
+    const log = machine.sequentially(task, () => kvmGetDirtyLog(machine.vm, slot));
+    return typeof log === "number" ? { rc: -log } : dirtyResult(framesOf(log));
   },
   clear_dirty_log: (machine, { slot, first, pages }, task) => {
-    machine.sequentially(task, () => kvmClearDirtyLog(machine.vm, slot, first, pages));
+    const errno = machine.sequentially(task, () => kvmClearDirtyLog(machine.vm, slot, first, pages));
+    return { rc: errno === 0 ? 0 : -errno };
   },
-  ring_collect: (machine, _operation, task) => {
-    machine.sequentially(task, () => collectAndReset(machine.vm));
-  },
+  ring_collect: (machine, _operation, task) => machine.sequentially(task, () => collectAndReset(machine.vm)),
   age: (machine, { mode, ...range }, task) => {
     // With a recording the calls are replayed.
-    if (machine.follower !== null) return;
+    if (machine.follower !== null) return undefined;
     const { start, end } = machine.rangeOf(range);
-    machine.sequentially(task, () => ageRange(machine.vm, mode, start, end));
+    const young = machine.sequentially(task, () => ageRange(machine.vm, mode, start, end));
+    return { young: young ? "1" : "0", rc: 0 };
   },
   madvise: (machine, operation) => {
     if (throwsAway(machine, operation)) discard(machine, operation);
@@ -120,7 +126,7 @@ const HOST_OPERATIONS: { readonly [Name in HostOperation["host"]]?: Code<Name> }
   },
   dirty_log: (machine, operation, task) => {
     const slot = slotOf(machine, operation.slot);
-    if (slot === null) return;
+    if (slot === null) return undefined;
     const flags = operation.on ? slot.flags | KVM_MEM_LOG_DIRTY_PAGES : slot.flags & ~KVM_MEM_LOG_DIRTY_PAGES;
     setMemoryRegion(machine, task, { ...slot, flags });
   },
@@ -134,10 +140,28 @@ const HOST_OPERATIONS: { readonly [Name in HostOperation["host"]]?: Code<Name> }
   },
 };
 
+/** Frames of a log, as runs of [first, count]. */
+function dirtyResult(frames: readonly number[]): OperationResult {
+  const runs: [number, number][] = [];
+  for (const frame of frames) {
+    const last = runs.at(-1);
+    if (last !== undefined && last[0] + last[1] === frame) last[1]++;
+    else runs.push([frame, 1]);
+  }
+  return { dirty: runs, dirty_pages: frames.length, rc: 0 };
+}
+
 /** The VMM collects the dirty rings of all vCPUs, and has them reset. */
-function* collectAndReset(vm: Vm): Steps<void> {
-  for (const { dirtyRing } of vm.vcpus) if (dirtyRing !== null) yield* collectDirtyRing(dirtyRing);
-  yield* kvmResetDirtyRings(vm);
+function* collectAndReset(vm: Vm): Steps<OperationResult> {
+  const rings: Record<string, [number, number][]> = {};
+  let collected = 0;
+  for (const { dirtyRing } of vm.vcpus) {
+    if (dirtyRing === null) continue;
+    const frames = yield* collectDirtyRing(dirtyRing);
+    if (frames.length > 0) rings[`vcpu${dirtyRing.index}_ring`] = frames.map(({ slot, offset }) => [slot, offset]);
+    collected += frames.length;
+  }
+  return { ...rings, collected, reset: yield* kvmResetDirtyRings(vm), rc: 0 };
 }
 
 /** The notifier's aging calls, as the host mm makes them. */
@@ -146,12 +170,18 @@ function* ageRange(
   mode: "clear_flush_young" | "clear_young" | "test_young",
   start: Hva,
   end: Hva,
-): Steps<void> {
+): Steps<boolean> {
+  let young = false;
   for (const ops of kvm.mm.notifiers) {
-    if (mode === "clear_flush_young") yield* ops.clearFlushYoung(start, end);
-    else if (mode === "clear_young") yield* ops.clearYoung(start, end);
-    else yield* ops.testYoung(start);
+    const steps =
+      mode === "clear_flush_young"
+        ? ops.clearFlushYoung(start, end)
+        : mode === "clear_young"
+          ? ops.clearYoung(start, end)
+          : ops.testYoung(start);
+    if (yield* steps) young = true;
   }
+  return young;
 }
 
 /** Shared memory of a file only leaves the process's tables. */
@@ -164,7 +194,7 @@ function throwsAway(
 }
 
 /** The pages of a range are thrown away. */
-function discard(machine: OperationMachine, range: Parameters<OperationMachine["rangeOf"]>[0]): void {
+function discard(machine: OperationMachine, range: Parameters<OperationMachine["rangeOf"]>[0]): undefined {
   const { start, end } = machine.rangeOf(range);
   machine.follower?.discard(start, end);
 }
@@ -206,11 +236,14 @@ export function flagsOf(names: readonly FlagName[]): number {
   );
 }
 
-/** Runs an operation; false when the model does not know it. */
-export function runHostOperation(machine: OperationMachine, operation: HostOperation, task: string): boolean {
+/** Runs an operation, and returns what is to be said of its result; null when the model does not know it. */
+export function runHostOperation(
+  machine: OperationMachine,
+  operation: HostOperation,
+  task: string,
+): OperationResult | null {
   // The table pairs each name with code for that very operation; the compiler cannot follow the pairing through a look-up.
   const code = HOST_OPERATIONS[operation.host] as Code<HostOperation["host"]> | undefined;
-  if (code === undefined) return false;
-  code(machine, operation as never, task);
-  return true;
+  if (code === undefined) return null;
+  return code(machine, operation as never, task) ?? {};
 }

@@ -273,14 +273,14 @@ class ModelMachine implements OperationMachine {
 
   private runHost(operation: HostOperation, place: string, task: string, first: boolean): OperationResult {
     const result = this.own?.perform(operation, task, (name, steps) => this.sequentially(name, steps)) ?? null;
-    const isKnown = runHostOperation(this, operation, task) || result !== null;
-    if (!isKnown) this.notModelled.push(`${place}: ${operation.host}`);
+    const details = runHostOperation(this, operation, task);
+    if (details === null && result === null) this.notModelled.push(`${place}: ${operation.host}`);
     const { follower } = this;
     if (follower !== null && first) {
       // The VMM's own calls, and those of the kernel's threads meanwhile.
       for (const thread of follower.threads()) this.sequentially(thread.task, () => follower.replay(thread.calls));
     }
-    return hostResult(operation.host, result);
+    return { ...hostResult(operation.host, result), ...details };
   }
 
   rangeOf(operation: { readonly mem: number; readonly offset: number; readonly len: number | null }): {

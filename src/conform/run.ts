@@ -22,7 +22,7 @@ export interface Stats {
 }
 
 /** What an operation returned, in the words of stats.json: `end`, `rax`, `cr2`, `rc`. */
-export type OperationResult = Readonly<Record<string, string | number>>;
+export type OperationResult = Readonly<Record<string, string | number | readonly (readonly number[])[]>>;
 
 export interface OperationRun {
   /** From the operation's begin to the next one's. */
