@@ -4,6 +4,7 @@ import { type MemoryModel, type Strategy, UsageError } from "../engine/index.ts"
 import { type CheckReport, checkJson, checkText, isAllOk } from "../report/check-text.ts";
 import { checkHtml } from "../report/html.ts";
 import { progressLine } from "../report/progress-text.ts";
+import { loadStudyOnKernel } from "../source/index.ts";
 import { type PlannedCell, planCells, type StopReason } from "../studies/cells.ts";
 import { Checkpoint, checkpointKey } from "../studies/checkpoint.ts";
 import { faultInStudy, type LoadedStudy, loadStudy } from "../studies/load.ts";
@@ -26,6 +27,10 @@ export interface CheckCommandOptions {
   readonly workers?: number;
   readonly checkpoint?: string;
   readonly allSteps?: true;
+  /** `kernel:DIR`: the study runs on that kernel's own source. */
+  readonly on?: string;
+  readonly headers?: string;
+  readonly patch?: string;
   /** A file to write the report to as well. */
   readonly html?: string;
   readonly json?: true;
@@ -40,7 +45,8 @@ const LOOKS_MAX = 50;
 /** @returns 0 when every verdict is as expected, 1 otherwise */
 export async function checkCommand(name: string, options: CheckCommandOptions, terminal: Terminal): Promise<number> {
   const start = performance.now();
-  const loaded = await loadStudy(name);
+  const loaded =
+    options.on === undefined ? await loadStudy(name) : await loadOnKernel(name, options.on, options, terminal);
   const plan = planHere(loaded, options);
   const run = await runWatched(loaded, plan, options, terminal);
   const seconds = (performance.now() - start) / 1000;
@@ -55,6 +61,20 @@ export async function checkCommand(name: string, options: CheckCommandOptions, t
     terminal.say(`racewalk: ${name}: ${why}; the result is incomplete${next}`);
   }
   return isAllOk(report) ? 0 : 1;
+}
+
+async function loadOnKernel(
+  name: string,
+  on: string,
+  { headers, patch }: CheckCommandOptions,
+  terminal: Terminal,
+): Promise<LoadedStudy> {
+  const say = (text: string): void => {
+    if (terminal.showsProgress) terminal.progress(text);
+    else terminal.say(text);
+  };
+  const given = { ...(headers === undefined ? {} : { headers }), ...(patch === undefined ? {} : { patch }) };
+  return await loadStudyOnKernel(name, { on, ...given, say });
 }
 
 /** @throws UsageError when the file cannot be written */

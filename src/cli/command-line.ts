@@ -8,6 +8,7 @@ import { EngineBug, UsageError } from "../engine/index.ts";
 import { shellWord } from "../report/text.ts";
 import { type CheckCommandOptions, checkCommand } from "./check.ts";
 import { type ConformCommandOptions, conformCommand } from "./conform.ts";
+import { type KernelBuildOptions, kernelBuildCommand } from "./kernel.ts";
 import { type LitmusCommandOptions, litmusCommand } from "./litmus.ts";
 import { type MeasureCommandOptions, measureCommand } from "./measure.ts";
 import { type ReplayCommandOptions, replayCommand } from "./replay.ts";
@@ -52,6 +53,7 @@ export interface Handlers {
   replay(study: string, options: ReplayCommandOptions): Promise<void>;
   run(workload: string, options: RunCommandOptions): Promise<void>;
   conform(cases: readonly string[], options: ConformCommandOptions): Promise<void>;
+  kernelBuild(options: KernelBuildOptions): Promise<void>;
   measure(study: string, options: MeasureCommandOptions): Promise<void>;
   litmus(paths: readonly string[], options: LitmusCommandOptions): Promise<void>;
 }
@@ -69,6 +71,7 @@ export async function runCommandLine(argv: readonly string[], terminal: Terminal
       replay: (study, options) => keep(replayCommand(study, options, terminal)),
       run: (workload, options) => keep(runCommand(workload, options, terminal)),
       conform: (cases, options) => keep(conformCommand(cases, options, terminal)),
+      kernelBuild: (options) => keep(kernelBuildCommand(options, terminal)),
       measure: (study, options) => keep(measureCommand(study, options, terminal)),
       litmus: (paths, options) => keep(litmusCommand(paths, options, terminal)),
     },
@@ -101,6 +104,7 @@ export function commandLine(handlers: Handlers, writeHelp: (text: string) => voi
   addReplay(racewalk, handlers);
   addRun(racewalk, handlers);
   addConform(racewalk, handlers);
+  addKernel(racewalk, handlers);
   addMeasure(racewalk, handlers);
   addLitmus(racewalk, handlers);
   return racewalk;
@@ -139,6 +143,9 @@ function addCheck(racewalk: Command, handlers: Handlers): void {
     )
     .addOption(new Option("--budget <time>", "stop the whole check after 500ms, 30s, 2m").argParser(duration))
     .addOption(new Option("--workers <n>", "threads; all cores when left out").argParser(wholeNumber(1)))
+    .option("--on <body>", "kernel:DIR runs the study on that kernel's own source (docs/kernel-source.md)")
+    .option("--headers <dir>", "with --on: where the kernel's configuration is; found when left out")
+    .option("--patch <file>", "with --on: the same on a copy with this patch applied, beside it")
     .option("--checkpoint <file>", "keep the state of the run there, and go on from it when it exists")
     .option("--all-steps", "show every step in the diagrams")
     .option("--html <file>", "also write a report: one HTML file with the races to step through")
@@ -216,6 +223,19 @@ function addLitmus(racewalk: Command, handlers: Handlers): void {
     .action((paths: string[], options: LitmusCommandOptions) => handlers.litmus(paths, options));
 }
 
+function addKernel(racewalk: Command, handlers: Handlers): void {
+  racewalk
+    .command("kernel")
+    .description("Linux's own source under the checker")
+    .command("build")
+    .description("compile KVM's MMU from a kernel tree; other commands then take --on kernel:DIR")
+    .requiredOption("--source <dir>", "a kernel source tree, or Debian's linux-source-*.tar.xz")
+    .option("--headers <dir>", "a configured tree or a linux-headers-*-amd64 folder; found when left out")
+    .option("--config <file>", "the kernel's .config, instead of the one of the headers")
+    .option("--json", "one JSON document on standard output")
+    .action((options: KernelBuildOptions) => handlers.kernelBuild(options));
+}
+
 // --- what is said ----------------------------------------------------------------------------------------------------
 
 /** Says what went wrong, in one line. @returns the exit status */
@@ -244,7 +264,7 @@ function debug(error: unknown, terminal: Terminal): void {
 /** What is wrong with the command line, and where to read how it should be. */
 function misuse(error: CommanderError, argv: readonly string[]): string {
   const given = argv[0] ?? "";
-  const isCommand = ["studies", "check", "replay", "run", "conform", "measure", "litmus"].includes(given);
+  const isCommand = ["studies", "check", "replay", "run", "conform", "measure", "litmus", "kernel"].includes(given);
   const help = isCommand ? `racewalk ${given} --help` : "racewalk --help";
   if (error.code === "commander.help") return `no command; see ${help}`;
   const text = error.message

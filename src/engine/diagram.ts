@@ -53,7 +53,7 @@ export function diagram(replay: Replay, verdictLine: string, options: DiagramOpt
       // A heading that just fits does without its colon.
       put(step.cpu, where.length === roomOf(step.cpu) ? where : `${where}:`);
     }
-    put(step.cpu, ` ${step.text}`);
+    put(step.cpu, ` ${lineInC(step)}${step.text}`);
   }
   const marked = wrap(`<-- ${verdictLine}`, WIDTH - 2);
   lines.push(...marked.map((part, k) => ` ${k === 0 ? "" : "    "}${part}`));
@@ -65,6 +65,12 @@ function isShown(step: ReplayStep, replay: Replay, options: DiagramOptions): boo
   if (step.drain && !step.late) return false;
   if (step.shared || step.operation === "Note" || step.operation === "Choose") return true;
   return step.index === replay.steps.length - 1;
+}
+
+/** For steps of C code: the line in the file that its heading names. */
+function lineInC({ stack }: ReplayStep): string {
+  const place = stack.find(({ file }) => !file.endsWith(".h"));
+  return place?.file.endsWith(".c") && place.line > 0 ? `${place.line}: ` : "";
 }
 
 /** The modelled function that made the step, not the primitive (a lock, a barrier) that it used. */

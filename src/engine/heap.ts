@@ -22,7 +22,7 @@ export type AccessSize = 1 | 2 | 4 | 8;
 
 export class Heap {
   readonly bytes: number;
-  readonly words: Uint32Array;
+  words: Uint32Array;
   /** High half of the last {@link read}; the low half is returned. */
   high = 0;
   private journalWord: Uint32Array = new Uint32Array(1024);
@@ -36,6 +36,13 @@ export class Heap {
     assert(bytes % PAGE_SIZE === 0, `heap size ${bytes} is not a multiple of the page size`);
     this.bytes = bytes;
     this.words = new Uint32Array(bytes / 4);
+  }
+
+  /** From here on memory lies at the start of `buffer`: that of a WebAssembly module, say, whose addresses then are the heap's. */
+  moveTo(buffer: ArrayBuffer): void {
+    const words = new Uint32Array(buffer, 0, this.words.length);
+    words.set(this.words);
+    this.words = words;
   }
 
   /** Returns the low half (the whole value for up to 4 bytes) and leaves the high half in {@link high}. */

@@ -13,6 +13,7 @@ import { finish, makeWorld, type Program } from "./program.ts";
 import type { Schedule, Step } from "./schedule.ts";
 import type { Task } from "./task.ts";
 import { hexU64, TWO32, u64 } from "./u64.ts";
+import type { World } from "./world.ts";
 
 /** A place in the modelled source. */
 export interface SourcePlace {
@@ -98,10 +99,10 @@ export function replay<S>(program: Program<S>, schedule: Schedule, watched?: num
   const requested = new Map<number, SourcePlace[]>();
   const taken: Taken[] = [];
   const plain: PlainStep[] = [];
-  world.onRequest = (task) => requested.set(task.lane, captureStack());
+  world.onRequest = (task) => requested.set(task.lane, stackOf(world));
   world.onPlain = (task, addr, isWrite, lo, hi) => {
     if (watched === undefined || addr >>> 2 !== watched >>> 2) return;
-    plain.push({ after: execution.events.length, task, addr, isWrite, lo, hi, stack: captureStack() });
+    plain.push({ after: execution.events.length, task, addr, isWrite, lo, hi, stack: stackOf(world) });
   };
   const memory: string[] = [];
   const noteMemory = (): void => {
@@ -369,6 +370,10 @@ function stepText(execution: Execution, i: number, drain: boolean, name: string,
 // --- source places -------------------------------------------------------------------------------------------------
 
 const ENGINE_FOLDER = fileURLToPath(new URL(".", import.meta.url));
+
+function stackOf(world: World): SourcePlace[] {
+  return [...(world.foreignStack?.() ?? []), ...captureStack()];
+}
 
 /** The call stack of the running task, without the engine's own frames, innermost first. */
 function captureStack(): SourcePlace[] {

@@ -8,6 +8,7 @@
 import { assert, EngineBug, Violation } from "./assert.ts";
 import { type AccessSize, Heap, PAGE_SIZE } from "./heap.ts";
 import type { Clock } from "./simulate/clock.ts";
+import type { SourcePlace } from "./replay.ts";
 import type { BodyFactory, Task } from "./task.ts";
 import { Task as TaskClass } from "./task.ts";
 
@@ -104,6 +105,8 @@ export class World {
   onRequest: ((task: Task) => void) | null = null;
   /** When set, each plain access is shown to it after it was made: for replays that people read. */
   onPlain: ((task: Task, addr: number, isWrite: boolean, lo: number, hi: number) => void) | null = null;
+  /** Places of the running task in code that is not TypeScript, innermost first; null where all code is. */
+  foreignStack: (() => readonly SourcePlace[]) | null = null;
   /** Events reported so far in this execution. */
   readonly trace: TraceRecord[] = [];
   /** Looks for what is wrong at the end of a complete execution; set by the floors that know what must not be left behind. */

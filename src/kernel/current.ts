@@ -94,6 +94,14 @@ export class Current {
     return this.preemptCount > 0 ? "has preemption disabled" : null;
   }
 
+  /** The thread is left where it is, by a scenario that bounds its loops: what it holds stays held, and that is no mistake of its code. */
+  abandon(): void {
+    this.held.length = 0;
+    this.preemptCount = 0;
+    this.rcuDepth = 0;
+    this.irqsDisabled = false;
+  }
+
   /** Called when a thread ends. @throws Violation when it still holds something */
   checkExit(): void {
     this.whatIsLeft((property, message) => {

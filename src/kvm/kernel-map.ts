@@ -105,6 +105,8 @@ const MODELLED = /[\\/](?:kvm|kernel|machine)[\\/](?:\w+[\\/])?([\w-]+)\.[jt]s$/
 
 /** What a diagram writes above the steps of a function; null for the model's own helpers, and for functions of a study. */
 export function headingOf({ file, function: name }: SourcePlace): string | null {
+  // The kernel's own source; what is inline in a header stands under the function around it.
+  if (file.endsWith(".c")) return `${name}() ${file.slice(file.lastIndexOf("/") + 1)}`;
   const module = MODELLED.exec(file)?.[1];
   if (module === undefined) return null;
   return HEADINGS_OF_FILE.get(module)?.get(name) ?? HEADINGS.get(name) ?? null;

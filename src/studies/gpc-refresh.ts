@@ -50,16 +50,21 @@ const page = (n: number): Hva => hva(BASE + n * PAGE_SIZE);
 /** The cached page, with neighbours on both sides. Pages 2 to 5 are a memslot. */
 const CACHED = page(3);
 
-interface Scene {
+export interface Scene {
   readonly world: World;
   readonly mm: Mm;
-  readonly gpc: GfnToPfnCache;
+  /** kvm_gpc_refresh(): false when the page cannot be had. */
+  refresh(): Steps<boolean>;
+  /** The read side, as in every user of the cache: the mapping is used if it is valid. */
+  use(): Steps<void>;
   /** Set by scenarios in which one task begins when another has got somewhere. */
   readonly started: Cell;
 }
 
-interface SceneOptions {
+export interface SceneOptions {
   readonly design: GpcDesign;
+  /** The body that it runs on, when that is not our own (see {@link GPC_HOST}). */
+  readonly make?: (world: World, options: SceneOptions) => Scene;
   /** False for a cache of a host address that no memslot has (kvm_gpc_activate_hva()). */
   readonly memslot?: boolean;
   /** The cache is valid to begin with. */
@@ -96,13 +101,20 @@ function makeScene(world: World, options: SceneOptions): Scene {
     fields.pfn.value = frame;
     fields.khva.value = pfnToHpa(frame);
   }
-  return { world, mm, gpc, started: newCell(world, "started") };
+  return {
+    ...{ world, mm },
+    refresh: () => kvmGpcRefresh(gpc),
+    use: () => useCache(world, gpc),
+    started: newCell(world, "started"),
+  };
 }
+
+/** Where things are in the host process and in the guest, for scenes on another body. */
+export const GPC_HOST = { base: BASE, pages: 8, cached: CACHED, slot: { first: page(2), pages: 4 }, other: page(5) };
 
 // --- tasks -----------------------------------------------------------------------------------------------------------
 
-/** The read side, as in every user of the cache. */
-function* useCache({ world, gpc }: Scene): Steps<void> {
+function* useCache(world: World, gpc: GfnToPfnCache): Steps<void> {
   yield* readLock(gpc.lock);
   if (yield* kvmGpcCheck(gpc)) {
     yield* store(new Cell<number>(world, gpc.fields.khva.value, 8, false), 1, "*khva = 1");
@@ -111,7 +123,7 @@ function* useCache({ world, gpc }: Scene): Steps<void> {
 }
 
 function* refreshAndUse(scene: Scene): Steps<void> {
-  if (yield* kvmGpcRefresh(scene.gpc)) yield* useCache(scene);
+  if (yield* scene.refresh()) yield* scene.use();
 }
 
 function* unmapCached({ mm }: Scene): Steps<void> {
@@ -141,14 +153,14 @@ function gpcProgram(
   ]);
   return program<Scene>({
     name,
-    setup: (world) => makeScene(world, options),
+    setup: (world) => (options.make ?? makeScene)(world, options),
     tasks: Object.fromEntries(threads) as Record<string, TaskOf>,
     daemons,
   });
 }
 
 const refresh: TaskOf = refreshAndUse;
-const reader: TaskOf = useCache;
+const reader: TaskOf = (scene) => scene.use();
 const unmap: TaskOf = unmapCached;
 
 // --- scenarios -------------------------------------------------------------------------------------------------------
@@ -162,7 +174,7 @@ const nascent = (options: SceneOptions): Program =>
     "nascent",
     { ...options, publication: true },
     {
-      refresh: ({ gpc }) => kvmGpcRefresh(gpc),
+      refresh: (scene) => scene.refresh(),
       munmap: unmap,
     },
   );
@@ -173,9 +185,9 @@ const inFlight = (options: SceneOptions): Program =>
     "in-flight",
     { ...options, publication: true },
     {
-      refresh: function* ({ gpc, started }) {
-        yield* awaitUntil(started, (value) => value === 1, "(start() has returned)");
-        yield* kvmGpcRefresh(gpc);
+      refresh: function* (scene) {
+        yield* awaitUntil(scene.started, (value) => value === 1, "(start() has returned)");
+        yield* scene.refresh();
       },
       munmap: function* ({ mm, started }) {
         const range = { start: CACHED, end: hva(CACHED + PAGE_SIZE), event: MMU_NOTIFY_CLEAR };
@@ -202,12 +214,12 @@ const two = (options: SceneOptions): Program =>
   });
 
 /** One invalidation that covers the page, then unrelated ones for ever. */
-const invalidationStorm = (design: GpcDesign): Program =>
+const invalidationStorm = (design: GpcDesign, make?: SceneOptions["make"]): Program =>
   gpcProgram(
     "storm",
-    { design, retriesMax: Number.POSITIVE_INFINITY },
+    { design, ...(make === undefined ? {} : { make }), retriesMax: Number.POSITIVE_INFINITY },
     {
-      refresh: ({ gpc }) => kvmGpcRefresh(gpc),
+      refresh: (scene) => scene.refresh(),
       storm: function* (scene) {
         yield* invalidateRange(scene.mm, CACHED, hva(CACHED + PAGE_SIZE));
         yield* storm(scene, page(6), page(7));
@@ -222,7 +234,7 @@ const bothSides = (design: GpcDesign): Program =>
     "both-sides",
     { design, retriesMax: Number.POSITIVE_INFINITY },
     {
-      refresh: ({ gpc }) => kvmGpcRefresh(gpc),
+      refresh: (scene) => scene.refresh(),
       storm: function* ({ world, mm }) {
         const below = { start: page(0), end: page(1), event: MMU_NOTIFY_CLEAR };
         const above = { start: page(6), end: page(7), event: MMU_NOTIFY_CLEAR };
@@ -239,6 +251,9 @@ const bothSides = (design: GpcDesign): Program =>
     },
     ["storm"],
   );
+
+/** The scenarios of the design that Linux has, for other bodies; the options name the body. */
+export const GPC_SCENARIOS = { use, valid, readers, two, storm: invalidationStorm };
 
 // --- cells -----------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 /**
  * Floors and what they may import.
  *
- *     engine < machine < kernel < kvm < oracle < studies, conform < litmus < report < cli, and the library's index on top
+ *     engine < machine < kernel < kvm < oracle < studies, conform < litmus, source < report < cli, and the library's index on top
  */
 
 /** A floor's height; two of the same height do not import each other. */
@@ -15,6 +15,7 @@ const HEIGHTS: Readonly<Record<string, number>> = {
   conform: 5,
   // Reads its files as conform does.
   litmus: 5.5,
+  source: 5.5,
   report: 6,
   cli: 7,
   "index.ts": 8,

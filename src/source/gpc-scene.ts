@@ -1,0 +1,119 @@
+/**
+ * The scene of the study gpc-refresh on a compiled kernel: pfncache.c and the MMU notifier of kvm_main.c, a VM made by kvm_create_vm(), a memslot made
+ * by kvm_set_memory_region(). The host process (munmap, get_user_pages) is ours, as it is for the TypeScript body.
+ */
+import { cell, runSequentially, type Steps, type World } from "../engine/index.ts";
+import { current, Kernel, Mm, type NotifierRange, type PageFrames, PROT_READ, PROT_WRITE } from "../kernel/index.ts";
+import { hva, PAGE_SIZE } from "../machine/index.ts";
+import { GPC_HOST, type Scene, type SceneOptions } from "../studies/gpc-refresh.ts";
+import { ABANDONED, Host, SourceFrames } from "./host.ts";
+import type { Image } from "./image.ts";
+import { CompiledKernel } from "./machine.ts";
+import { invokeRcuCallback, servicesOf } from "./services.ts";
+
+/** Guest-physical address that is cached: the second page of the memslot. */
+const GPA = PAGE_SIZE;
+
+/** @param racing places whose plain accesses race in this scenario, and so count as marked */
+export function gpcSceneOn(image: Image, racing: Iterable<number>): (world: World, options: SceneOptions) => Scene {
+  return (world, options) => {
+    const { kernel, mm, host } = bootKernel(world, image, GPC_HOST);
+    for (let n = 0; n < GPC_HOST.pages; n++) {
+      const at = hva(GPC_HOST.base + n * PAGE_SIZE);
+      mm.addVma(at, hva(at + PAGE_SIZE), PROT_READ | PROT_WRITE);
+    }
+    mm.populate(GPC_HOST.cached, "the page");
+    mm.populate(GPC_HOST.other, "another page");
+    runSequentially(world, 0, "set-up", () => setUp(kernel, host, options));
+    kernel.treatAsMarked(racing);
+    return {
+      ...{ world, mm },
+      *refresh(): Steps<boolean> {
+        try {
+          return (yield* kernel.call("rw_gpc_refresh")) === 0;
+        } catch (error) {
+          if (error !== ABANDONED) throw error;
+          current(world).abandon();
+          return false;
+        }
+      },
+      *use(): Steps<void> {
+        yield* kernel.call("rw_gpc_use", 1n);
+      },
+      started: cell(world, "started"),
+    };
+  };
+}
+
+function* setUp(kernel: CompiledKernel, host: Host, options: SceneOptions): Steps<void> {
+  const kvm = yield* createVm(kernel, host);
+  const { first, pages } = GPC_HOST.slot;
+  yield* kernel.call("rw_set_memory_region", BigInt(kvm), 0, 0, 0n, BigInt(pages * PAGE_SIZE), BigInt(first));
+  yield* kernel.call("rw_gpc_init", BigInt(kvm), BigInt(GPA));
+  yield* kernel.call("rw_gpc_activate");
+  if (options.valid !== true) yield* kernel.call("rw_gpc_make_invalid");
+  host.retriesMax = options.retriesMax ?? 1;
+}
+
+/** The kernel with its services, before any VM. */
+export function bootKernel(
+  world: World,
+  image: Image,
+  process: { readonly base: ReturnType<typeof hva>; readonly pages: number },
+): { kernel: CompiledKernel; mm: Mm; host: Host } {
+  const made: { host: Host | null } = { host: null };
+  const kernel = new CompiledKernel(
+    world,
+    image,
+    servicesOf(() => made.host as Host),
+  );
+  const linux = new Kernel(world);
+  const frames = new SourceFrames(world);
+  frames.attach(kernel);
+  const mm = new Mm(world, frames as PageFrames, process.base, process.pages);
+  const host = new Host(world, linux, frames, mm, typesBySize(image));
+  made.host = host;
+  host.mmapLock = kernel.addressOf("rw_mm") + kernel.offsetOf("mm_struct", "mmap_lock");
+  host.rcuHandler = linux.rcu.register((head) => invokeRcuCallback(kernel, head));
+  const tasks = kernel.addressOf("rw_tasks");
+  const bytes = kernel.image.description.structs["task_struct"]?.bytes ?? 0;
+  kernel.taskStruct = (lane) => tasks + bytes * lane;
+  return { kernel, mm, host };
+}
+
+/** Objects that KVM allocates by size, whose type the size tells. */
+function typesBySize({ description }: Image): Map<string, string> {
+  const names = ["kvm", "kvm_memory_slot"];
+  return new Map(names.map((name) => [String(description.structs[name]?.bytes ?? 0), name]));
+}
+
+/** KVM_CREATE_VM: returns struct kvm. The VM is told what happens to the process's memory from here on. */
+export function* createVm(kernel: CompiledKernel, host: Host): Steps<number> {
+  yield* kernel.call("rw_boot");
+  yield* kernel.call("rw_vendor_init");
+  const kvm = yield* kernel.call("rw_create_vm");
+  const range = ({ start, end, event }: NotifierRange): (number | bigint)[] => [
+    BigInt(kvm),
+    BigInt(start),
+    BigInt(end),
+    event,
+  ];
+  host.mm.notifiers.push({
+    *invalidateRangeStart(of) {
+      yield* kernel.call("rw_invalidate_range_start", ...range(of));
+    },
+    *invalidateRangeEnd(of) {
+      yield* kernel.call("rw_invalidate_range_end", ...range(of));
+    },
+    *clearFlushYoung(start, end) {
+      return (yield* kernel.call("rw_clear_flush_young", BigInt(kvm), BigInt(start), BigInt(end))) !== 0;
+    },
+    *clearYoung(start, end) {
+      return (yield* kernel.call("rw_clear_flush_young", BigInt(kvm), BigInt(start), BigInt(end))) !== 0;
+    },
+    *testYoung() {
+      return false;
+    },
+  });
+  return kvm;
+}

@@ -1,0 +1,48 @@
+/* The kernel around KVM that is data only: tasks, CPUs, the memory map. */
+#include <linux/mm.h>
+#include <linux/sched.h>
+#include <linux/mmzone.h>
+#include <linux/cpumask.h>
+#include <linux/kvm_host.h>
+#include <asm/processor.h>
+#include "racewalk.h"
+
+/* The CPUs and their threads: one thread a CPU. */
+struct task_struct rw_tasks[RW_CPUS];
+struct mm_struct rw_mm;
+/* Stands for every mapping: ordinary memory, of which KVM looks at no more than the flags. */
+struct vm_area_struct rw_vma;
+
+/* All of memory is in one section of the memory map; a frame's number is its address in the heap, divided by the page size. */
+struct page rw_pages[RW_FRAMES];
+static struct mem_section section;
+static struct mem_section *sections[1] = { &section };
+struct mem_section **mem_section = sections;
+
+unsigned int nr_cpu_ids = RW_CPUS;
+struct cpumask __cpu_online_mask, __cpu_possible_mask, __cpu_present_mask;
+struct cpuinfo_x86 boot_cpu_data;
+
+void rw_boot(void)
+{
+	for (int cpu = 0; cpu < RW_CPUS; cpu++) {
+		cpumask_set_cpu(cpu, &__cpu_online_mask);
+		cpumask_set_cpu(cpu, &__cpu_possible_mask);
+		cpumask_set_cpu(cpu, &__cpu_present_mask);
+		rw_tasks[cpu].mm = &rw_mm;
+		rw_tasks[cpu].active_mm = &rw_mm;
+		rw_tasks[cpu].pid = 1000 + cpu;
+	}
+	section.section_mem_map = SECTION_MARKED_PRESENT | SECTION_HAS_MEM_MAP | SECTION_IS_ONLINE | SECTION_IS_EARLY;
+	atomic_set(&rw_mm.mm_users, 1);
+	atomic_set(&rw_mm.mm_count, 1);
+	boot_cpu_data.x86_phys_bits = 46;
+	boot_cpu_data.x86_virt_bits = 48;
+	boot_cpu_data.x86_cache_bits = 46;
+	set_cpu_cap(&boot_cpu_data, X86_FEATURE_NX);
+	set_cpu_cap(&boot_cpu_data, X86_FEATURE_GBPAGES);
+}
+
+unsigned long rw_page_of(unsigned long pfn) { return (unsigned long)pfn_to_page(pfn); }
+unsigned long rw_page_refcount(unsigned long pfn) { return (unsigned long)&pfn_to_page(pfn)->_refcount; }
+unsigned long rw_task_of(int cpu) { return (unsigned long)&rw_tasks[cpu]; }

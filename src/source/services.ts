@@ -1,0 +1,395 @@
+/**
+ * What a compiled KVM calls of the rest of the kernel.
+ *
+ * A service takes the arguments of the C function as numbers. One that is a generator asks for operations and so is a place where others may run; the
+ * others answer at once. Objects are known by address. To add one for a new kernel version: a line here, named as the C function is.
+ */
+import {
+  awaitUntil,
+  Cell,
+  fence,
+  load,
+  note,
+  progress,
+  retire,
+  type Steps,
+  store,
+  Violation,
+} from "../engine/index.ts";
+import {
+  callRcu,
+  current,
+  getUserPage,
+  getUserPageFast,
+  mutexLock,
+  mutexUnlock,
+  rcuReadLock,
+  rcuReadUnlock,
+  readLock,
+  readUnlock,
+  spinLock,
+  spinUnlock,
+  srcuReadLock,
+  srcuReadUnlock,
+  synchronizeRcu,
+  synchronizeSrcu,
+  vmaAt,
+  writeLock,
+  writeUnlock,
+} from "../kernel/index.ts";
+import { type Hpa, type Hva, hpaToPfn, pfnToHpa } from "../machine/index.ts";
+import { ABANDONED, type Host } from "./host.ts";
+import type { Answer, CompiledKernel, Service, Services } from "./machine.ts";
+
+const EFLAGS_IF = 0x200;
+const FOLL_WRITE = 1;
+const EFAULT = 14;
+/** kfree_rcu() gives the offset of the rcu_head where others give a function. */
+const KFREE_RCU_BELOW = 4096;
+
+export function servicesOf(host: () => Host): Services {
+  return {
+    ...lockServices(host),
+    ...waitServices(host),
+    ...memoryServices(host),
+    ...taskServices(host),
+    ...setupServices(host),
+  };
+}
+
+// --- locks, RCU, SRCU ------------------------------------------------------------------------------------------------
+
+function lockServices(host: () => Host): Services {
+  const irqsOff = (): void => {
+    current(host().world).irqsDisabled = true;
+  };
+  const irqsOn = (): void => {
+    current(host().world).irqsDisabled = false;
+  };
+  /** A lock function and its variants with interrupts off. */
+  const taking = (name: string, take: (addr: number) => Steps<unknown>): Record<string, Service> => ({
+    [name]: (_, addr = 0) => quiet(take(addr)),
+    [`${name}_bh`]: (_, addr = 0) => quiet(take(addr)),
+    [`${name}_irq`]: (_, addr = 0) => {
+      irqsOff();
+      return quiet(take(addr));
+    },
+    [`${name}_irqsave`]: (_, addr = 0) => takeSaving(take(addr)),
+  });
+  function* takeSaving(steps: Steps<unknown>): Steps<number> {
+    const flags = current(host().world).irqsDisabled ? 0 : EFLAGS_IF;
+    irqsOff();
+    yield* steps;
+    return flags;
+  }
+  const dropping = (name: string, drop: (addr: number) => Steps<unknown>): Record<string, Service> => ({
+    [name]: (_, addr = 0) => quiet(drop(addr)),
+    [`${name}_bh`]: (_, addr = 0) => quiet(drop(addr)),
+    [`${name}_irq`]: (_, addr = 0) => dropRestoring(drop(addr), EFLAGS_IF),
+    [`${name}_irqrestore`]: (_, addr = 0, flags = 0) => dropRestoring(drop(addr), flags),
+  });
+  function* dropRestoring(steps: Steps<unknown>, flags: number): Steps<void> {
+    yield* steps;
+    if (flags !== 0) irqsOn();
+  }
+  return {
+    ...taking("_raw_spin_lock", function* (addr) {
+      yield* spinLock(host().spinLock(addr));
+    }),
+    ...dropping("_raw_spin_unlock", function* (addr) {
+      yield* spinUnlock(host().spinLock(addr));
+    }),
+    ...taking("_raw_read_lock", function* (addr) {
+      yield* readLock(host().rwLock(addr));
+    }),
+    ...dropping("_raw_read_unlock", function* (addr) {
+      yield* readUnlock(host().rwLock(addr));
+    }),
+    ...taking("_raw_write_lock", function* (addr) {
+      yield* writeLock(host().rwLock(addr));
+    }),
+    ...dropping("_raw_write_unlock", function* (addr) {
+      yield* writeUnlock(host().rwLock(addr));
+    }),
+    *mutex_lock(_, addr = 0) {
+      yield* mutexLock(host().mutex(addr));
+    },
+    *mutex_lock_killable(_, addr = 0) {
+      yield* mutexLock(host().mutex(addr));
+      return 0;
+    },
+    *mutex_unlock(_, addr = 0) {
+      yield* mutexUnlock(host().mutex(addr));
+    },
+    *down_read(_, addr = 0) {
+      yield* readLock(host().rwSemaphore(addr));
+    },
+    *up_read(_, addr = 0) {
+      yield* readUnlock(host().rwSemaphore(addr));
+    },
+    *down_write(_, addr = 0) {
+      yield* writeLock(host().rwSemaphore(addr));
+    },
+    *up_write(_, addr = 0) {
+      yield* writeUnlock(host().rwSemaphore(addr));
+    },
+    __rcu_read_lock: () => rcuReadLock(host().kernel.rcu),
+    __rcu_read_unlock: () => rcuReadUnlock(host().kernel.rcu),
+    synchronize_rcu: () => synchronizeRcu(host().kernel.rcu),
+    *call_rcu(kernel, head = 0, func = 0) {
+      kernel.write(head + 8, 8, func);
+      yield* callRcu(host().kernel.rcu, head, host().rcuHandler);
+    },
+    *kvfree_call_rcu(kernel, head = 0, func = 0) {
+      kernel.write(head + 8, 8, func);
+      yield* callRcu(host().kernel.rcu, head, host().rcuHandler);
+    },
+    init_srcu_struct: (_, srcu = 0) => {
+      host().srcu(srcu);
+      return 0;
+    },
+    cleanup_srcu_struct: nothing,
+    *__srcu_read_lock(_, srcu = 0) {
+      yield* srcuReadLock(host().srcu(srcu));
+      return 0;
+    },
+    *__srcu_read_unlock(_, srcu = 0) {
+      yield* srcuReadUnlock(host().srcu(srcu));
+    },
+    synchronize_srcu: (_, srcu = 0) => synchronizeSrcu(host().srcu(srcu)),
+    synchronize_srcu_expedited: (_, srcu = 0) => synchronizeSrcu(host().srcu(srcu)),
+  };
+}
+
+/** Invokes an RCU callback of C: what host.rcuHandler stands for. */
+export function* invokeRcuCallback(kernel: CompiledKernel, head: number): Steps<void> {
+  const func = kernel.world.plainRead(head + 8, 8);
+  if (func < KFREE_RCU_BELOW) yield* free(kernel, head - func);
+  else yield* kernel.callPointer(func, BigInt(head));
+}
+
+function* quiet(steps: Steps<unknown>): Steps<void> {
+  yield* steps;
+}
+
+// --- waiting ---------------------------------------------------------------------------------------------------------
+
+function waitServices(host: () => Host): Services {
+  const stateOf = (kernel: CompiledKernel, task: number): Cell =>
+    new Cell<number>(kernel.world, task + kernel.offsetOf("task_struct", "__state"), 4, false);
+  return {
+    /** A struct rcuwait is the one task that waits, or NULL. */
+    *rcuwait_wake_up(kernel, wait = 0) {
+      const { world } = kernel;
+      yield* fence(world);
+      const task = yield* load(new Cell<number>(world, wait, 8, false));
+      if (task === 0) return 0;
+      yield* store(stateOf(kernel, task), 0, "wake_up_process()");
+      return 1;
+    },
+    *finish_rcuwait(kernel, wait = 0) {
+      const { world } = kernel;
+      yield* store(new Cell<number>(world, wait, 8, false), 0);
+      yield* store(stateOf(kernel, kernel.taskStruct(current(world).task.lane)), 0, "__set_current_state(RUNNING)");
+    },
+    *wake_up_process(kernel, task = 0) {
+      yield* store(stateOf(kernel, task), 0, "wake_up_process()");
+      return 1;
+    },
+    *schedule(kernel) {
+      const self = current(kernel.world);
+      self.mightSleep("schedule()");
+      yield* awaitUntil(stateOf(kernel, kernel.taskStruct(self.task.lane)), (state) => state === 0, "schedule()");
+    },
+    // Loops that start over offer to reschedule first.
+    __cond_resched: (kernel) => {
+      const self = current(kernel.world);
+      self.mightSleep("cond_resched()");
+      const { retries, retriesMax } = host();
+      const count = retries.get(self) ?? 0;
+      if (count >= retriesMax) throw ABANDONED;
+      retries.set(self, count + 1);
+      return 0;
+    },
+    __cond_resched_rwlock_read: () => 0,
+    __cond_resched_rwlock_write: () => 0,
+    *rw_cpu_relax(kernel) {
+      yield* note(kernel.world, "cpu_relax()");
+    },
+    *rw_progress(kernel) {
+      yield* progress(kernel.world);
+    },
+    rcu_barrier: nothing,
+    __init_swait_queue_head: nothing,
+    __init_rwsem: nothing,
+    __mutex_init: nothing,
+    complete: nothing,
+    wait_for_completion: nothing,
+  };
+}
+
+// --- memory ----------------------------------------------------------------------------------------------------------
+
+function memoryServices(host: () => Host): Services {
+  const allocate = (kernel: CompiledKernel, bytes: number, name: string, type: string): number =>
+    kernel.world.allocate(Math.max(8, bytes), name, kernel.describe(type));
+  const anonymous = (kernel: CompiledKernel, bytes: number): number => {
+    const type = host().types.get(String(bytes)) ?? "";
+    return allocate(kernel, bytes, type === "" ? "kmalloc" : type, type);
+  };
+  const pages = (kernel: CompiledKernel, order: number, name: string): number => {
+    void kernel;
+    return pfnToHpa(host().frames.allocate(name, 2 ** order));
+  };
+  const create = (kernel: CompiledKernel, name: number, bytes: number): number => {
+    const addr = allocate(kernel, 64, `slab ${kernel.text(name)}`, "");
+    host().caches.set(addr, { name: kernel.text(name), bytes });
+    return addr;
+  };
+  const fromCache = (kernel: CompiledKernel, cache: number): number => {
+    const { name, bytes } = host().caches.get(cache) ?? { name: "kmalloc", bytes: 0 };
+    if (bytes === 0) throw new Violation("oops", "kmem_cache_alloc() of what is no cache");
+    const type = name.replace(/^kvm_mmu_page_header$/, "kvm_mmu_page");
+    return allocate(kernel, bytes, type, type);
+  };
+  const lookUp = function* (
+    kernel: CompiledKernel,
+    start: number,
+    flags: number,
+    list: number,
+    fast: boolean,
+  ): Steps<number> {
+    const write = (flags & FOLL_WRITE) !== 0;
+    const { mm, frames } = host();
+    const page = yield* fast ? getUserPageFast(mm, start as Hva, write) : getUserPage(mm, start as Hva, write);
+    if (page === null) return fast ? 0 : -EFAULT;
+    if (list !== 0) kernel.write(list, 8, frames.addressOf(page.pfn));
+    return 1;
+  };
+  return {
+    kmem_cache_create: (kernel, name = 0, bytes = 0) => create(kernel, name, bytes),
+    kmem_cache_create_usercopy: (kernel, name = 0, bytes = 0) => create(kernel, name, bytes),
+    __kmem_cache_create_args: (kernel, name = 0, bytes = 0) => create(kernel, name, bytes),
+    kmem_cache_destroy: nothing,
+    kmem_cache_alloc: (kernel, cache = 0) => fromCache(kernel, cache),
+    kmem_cache_alloc_lru: (kernel, cache = 0) => fromCache(kernel, cache),
+    kmem_cache_alloc_noprof: (kernel, cache = 0) => fromCache(kernel, cache),
+    kmem_cache_free: (kernel, _cache = 0, addr = 0) => free(kernel, addr),
+    kmalloc_trace: (kernel, _cache = 0, _flags = 0, bytes = 0) => anonymous(kernel, bytes),
+    __kmalloc: (kernel, bytes = 0) => anonymous(kernel, bytes),
+    __kmalloc_node: (kernel, bytes = 0) => anonymous(kernel, bytes),
+    kvmalloc_node: (kernel, bytes = 0) => anonymous(kernel, bytes),
+    __kmalloc_noprof: (kernel, bytes = 0) => anonymous(kernel, bytes),
+    __kmalloc_cache_noprof: (kernel, _cache = 0, _flags = 0, bytes = 0) => anonymous(kernel, bytes),
+    __kvmalloc_node_noprof: (kernel, bytes = 0) => anonymous(kernel, bytes),
+    __vmalloc: (kernel, bytes = 0) => anonymous(kernel, bytes),
+    __vmalloc_noprof: (kernel, bytes = 0) => anonymous(kernel, bytes),
+    vzalloc: (kernel, bytes = 0) => anonymous(kernel, bytes),
+    __vcalloc: (kernel, count = 0, bytes = 0) => anonymous(kernel, count * bytes),
+    __vcalloc_noprof: (kernel, count = 0, bytes = 0) => anonymous(kernel, count * bytes),
+    kfree: (kernel, addr = 0) => free(kernel, addr),
+    kvfree: (kernel, addr = 0) => free(kernel, addr),
+    vfree: (kernel, addr = 0) => free(kernel, addr),
+    __get_free_pages: (kernel, _flags = 0, order = 0) => pages(kernel, order, "page"),
+    get_free_pages_noprof: (kernel, _flags = 0, order = 0) => pages(kernel, order, "page"),
+    get_zeroed_page: (kernel) => pages(kernel, 0, "page"),
+    get_zeroed_page_noprof: (kernel) => pages(kernel, 0, "page"),
+    alloc_pages: (kernel, _flags = 0, order = 0) =>
+      host().frames.addressOf(hpaToPfn(pages(kernel, order, "page") as Hpa)),
+    alloc_pages_noprof: (kernel, _flags = 0, order = 0) =>
+      host().frames.addressOf(hpaToPfn(pages(kernel, order, "page") as Hpa)),
+    free_pages: (kernel, addr = 0) => free(kernel, addr),
+    /** The last reference of a page is gone. */
+    *__folio_put(kernel, folio = 0) {
+      yield* retire(kernel.world, pfnToHpa(host().frames.frameOf(folio)), "freed", "isolation");
+    },
+    get_user_pages_fast_only: (kernel, start = 0, _count = 1, flags = 0, list = 0) =>
+      lookUp(kernel, start, flags, list, true),
+    get_user_pages_unlocked: (kernel, start = 0, _count = 1, list = 0, flags = 0) =>
+      lookUp(kernel, start, flags, list, false),
+    // Asks whether the page is poisoned.
+    get_user_pages: () => -EFAULT,
+    // vma_lookup(), under mmap_lock.
+    mtree_load: (kernel, _tree = 0, addr = 0) =>
+      vmaAt(host().mm, addr as Hva) === null ? 0 : kernel.addressOf("rw_vma"),
+    mark_page_accessed: nothing,
+    folio_mark_accessed: nothing,
+    percpu_counter_add_batch: nothing,
+    mod_node_page_state: nothing,
+    mod_lruvec_page_state: nothing,
+    __mod_lruvec_page_state: nothing,
+    __percpu_counter_init: nothing,
+    percpu_counter_destroy: nothing,
+    __percpu_counter_init_many: nothing,
+    register_shrinker: nothing,
+  };
+}
+
+/** kfree(): what set-up allocated stays, it is out of reach anyway. */
+function* free(kernel: CompiledKernel, addr: number): Steps<void> {
+  const { world } = kernel;
+  if (addr !== 0 && world.isMortal(world.lifeOf(addr))) yield* retire(world, addr, "freed");
+}
+
+// --- the running task ------------------------------------------------------------------------------------------------
+
+function taskServices(host: () => Host): Services {
+  const self = (): ReturnType<typeof current> => current(host().world);
+  return {
+    rw_preempt_count: () => self().preemptCount,
+    rw_preempt_add: (_, n = 0) => {
+      self().preemptCount += n;
+    },
+    rw_irq_get: () => (self().irqsDisabled ? 0 : EFLAGS_IF),
+    rw_irq_set: (_, flags = 0) => {
+      const was = self().irqsDisabled ? 0 : EFLAGS_IF;
+      self().irqsDisabled = flags === 0;
+      return was;
+    },
+    rw_bug: (kernel, file = 0, line = 0) => {
+      throw new Violation("oops", `BUG() at ${placeText(kernel, file, line)}`);
+    },
+    rw_warn: (kernel, file = 0, line = 0) => {
+      if (!kernel.world.started) return;
+      throw new Violation("warning", `WARN_ON() at ${placeText(kernel, file, line)}`);
+    },
+    __warn_printk: nothing,
+    _printk: (kernel, text = 0) => {
+      if (!kernel.world.started) host().log.push(kernel.text(text));
+    },
+    refcount_warn_saturate: () => {
+      throw new Violation("warning", "a refcount_t saturates");
+    },
+    ___ratelimit: () => 0,
+  };
+}
+
+function placeText(kernel: CompiledKernel, file: number, line: number): string {
+  const path = kernel.text(file);
+  const at = path.search(/(?:virt|arch|include|lib|mm)\//);
+  return `${at < 0 ? path : path.slice(at)}:${line}`;
+}
+
+function nothing(): Answer {
+  return 0;
+}
+
+// --- what only set-up calls ------------------------------------------------------------------------------------------
+
+/** Functions that do nothing here: debugfs, files, timers, the interrupt controller; KVM calls them while a VM is made. */
+const WITHOUT_EFFECT =
+  "on_each_cpu_cond_mask preempt_notifier_inc preempt_notifier_dec register_pm_notifier unregister_pm_notifier debugfs_lookup " +
+  "debugfs_create_dir debugfs_create_file debugfs_remove kvm_eventfd_init kvm_coalesced_mmio_init kvm_coalesced_mmio_free __module_get " +
+  "module_put snprintf mmu_notifier_register kvm_hv_init_vm init_timer_key dput ktime_get_with_offset check_tsc_unstable ktime_get_raw " +
+  "ktime_get kvm_arch_create_vcpu_debugfs __get_task_comm try_module_get kvm_xen_init_vm kvm_irqfd_init kvm_setup_empty_irq_routing " +
+  "kthread_unpark kvm_pmu_ops_update preempt_notifier_register preempt_notifier_unregister kvm_arch_irq_routing_update";
+
+function setupServices(host: () => Host): Services {
+  void host;
+  return {
+    ...Object.fromEntries(WITHOUT_EFFECT.split(" ").map((name): [string, Service] => [name, nothing])),
+    debugfs_initialized: () => 0,
+    // KVM's worker for NX huge pages: it never runs by itself.
+    kthread_create_on_node: (kernel) => kernel.taskStruct(kernel.world.tasksMax - 1),
+  };
+}

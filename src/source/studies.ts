@@ -1,0 +1,98 @@
+/**
+ * Studies on a compiled kernel: the cells that a study has there.
+ *
+ * A kernel has one design, so the variants are the kernel as it is and, where a patch is given, the kernel with the patch. A cell of either is expected
+ * to come out as the study says of the design that the kernel has: a patch that breaks it shows.
+ */
+import type { MemoryModel, Program } from "../engine/index.ts";
+import { GPC_SCENARIOS } from "../studies/gpc-refresh.ts";
+import { cell, type Study, type StudyCell, study } from "../studies/study.ts";
+import { gpcSceneOn } from "./gpc-scene.ts";
+import type { Image } from "./image.ts";
+
+/** By scenario: the places whose plain accesses race there. */
+export type RacingPlaces = Readonly<Record<string, readonly number[]>>;
+
+/** A kernel to run on. */
+export interface Body {
+  readonly variant: string;
+  readonly title: string;
+  readonly image: Image;
+  readonly racing: RacingPlaces;
+}
+
+interface Scenario {
+  readonly name: string;
+  readonly property: string;
+  readonly models: readonly MemoryModel[];
+  readonly strategy: "dpor" | "graph";
+  readonly expected: "holds" | "fails";
+  readonly because: string;
+  program(image: Image, racing: readonly number[]): Program;
+}
+
+export interface KernelStudy {
+  readonly title: string;
+  readonly source: string;
+  /** What the kernel's design is called in the study. */
+  readonly variant: string;
+  readonly scenarios: readonly Scenario[];
+}
+
+const BOTH: readonly MemoryModel[] = ["sc", "tso"];
+
+function gpcScenario(name: "use" | "valid" | "readers" | "two", because: string): Scenario {
+  return {
+    ...{ name, property: "isolation", models: BOTH, strategy: "dpor", expected: "holds", because },
+    program: (image, racing) => GPC_SCENARIOS[name]({ design: "D0", make: gpcSceneOn(image, racing) }),
+  };
+}
+
+const STUDIES: Readonly<Record<string, KernelStudy>> = {
+  "gpc-refresh": {
+    title: "gfn_to_pfn_cache against invalidations, on the kernel's own source",
+    source: "https://lore.kernel.org/kvm/20240821202814.711673-1-dwmw2@infradead.org/",
+    variant: "D0",
+    scenarios: [
+      gpcScenario("use", "the count is raised before, and the sequence after, whatever the refresh might overlook"),
+      gpcScenario("valid", "start() clears `valid` under gpc->lock before it returns"),
+      gpcScenario("readers", "as with one user"),
+      gpcScenario("two", "each invalidation keeps the count above zero until it has moved the sequence"),
+      {
+        ...{ name: "storm", property: "progress", models: ["sc"], strategy: "graph", expected: "fails" },
+        because: "any invalidation anywhere keeps the count above zero when the refresh looks",
+        program: (image, racing) => GPC_SCENARIOS.storm("D0", gpcSceneOn(image, racing)),
+      },
+    ],
+  },
+};
+
+/** The studies that run on a compiled kernel. */
+export function kernelStudyIds(): string[] {
+  return Object.keys(STUDIES).sort();
+}
+
+export function kernelStudy(id: string): KernelStudy | null {
+  return STUDIES[id] ?? null;
+}
+
+export function studyOn(id: string, definition: KernelStudy, bodies: readonly Body[]): Study {
+  const cells = bodies.flatMap((body) => definition.scenarios.flatMap((scenario) => cellsOf(body, scenario)));
+  return study({
+    id,
+    title: definition.title,
+    source: definition.source,
+    variants: Object.fromEntries(bodies.map(({ variant, title }) => [variant, title])),
+    cells,
+  });
+}
+
+function cellsOf({ variant, image, racing }: Body, scenario: Scenario): StudyCell[] {
+  const { name, property, strategy, expected, because } = scenario;
+  return scenario.models.map((model) =>
+    cell({
+      ...{ variant, scenario: name, property, model, strategy, expected, because },
+      program: () => scenario.program(image, racing[name] ?? []),
+    }),
+  );
+}
