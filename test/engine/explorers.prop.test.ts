@@ -9,7 +9,7 @@ import { compareExplorers } from "./comparison.ts";
 import { FLAVOURS, sizeFor } from "./flavours.ts";
 import { parseTiny, showTiny } from "./tiny.ts";
 
-const PROGRAMS = 80;
+const PROGRAMS = 50;
 const INTERLEAVINGS_MAX = 2_000;
 const MODELS: readonly MemoryModel[] = ["sc", "tso"];
 
@@ -44,6 +44,7 @@ const FORMER: readonly (readonly [string, string])[] = [
   ["plain accesses of what the same task has just stored with a mark", "x=1; r0=*x; *x=2; mf; r1=x || y=1"],
   ["an object freed while somebody waits for a store to it", "r0=await o==0; lock l; revive o; r0=o || o=1; retire o"],
   ["a race with a store that another store of one's own hides", "y=1; y=1; r0=*y; r0=x; r0=x || r0=cas(y,r0,r0)"],
+  ["a wait that the own buffer would answer", "retire o; lock l; revive o; r0=o; unlock l || o=1; r0=await o==0"],
   ["a store of more than fits, read back from the buffer", "r1=h; u=r1; r0=x; r0=u || v=1"],
   ["a program in which nothing happens", "r0=await x==1; spawn c0 || || c0: x=1"],
 ];

@@ -13,6 +13,7 @@ import { accessClass, isReady } from "../effect.ts";
 import { AccessClass, conflicts, type EventLog } from "../event-log.ts";
 import type { Execution } from "../execution.ts";
 import { type Operation, OpKind, type Update } from "../operation.ts";
+import { forward } from "../store-buffer.ts";
 import type { Task } from "../task.ts";
 import { TWO32 } from "../u64.ts";
 import {
@@ -171,7 +172,8 @@ export class RaceFinder {
     if (classes[e] !== AccessClass.Write) this.addGroup(members, place, k, row);
     for (const [i, other] of others.entries()) this.addIndependent(members, candidate, other, e, from[i] ?? 0, row);
     const base = { before: e, at, lane, row, reach };
-    const conditions = this.conditionsOf(candidate, place, k, row);
+    const elsewhere = others.findIndex((other) => other.kind === "memory");
+    const conditions = this.conditionsOf(candidate, place, k, row, from[elsewhere] ?? -1);
     if (members.length > 0) {
       const byLane = [...Map.groupBy(members, (member) => member.id.lane).values()];
       for (const ofLane of byLane) ofLane.sort((a, b) => a.id.nth - b.id.nth);
@@ -290,8 +292,9 @@ export class RaceFinder {
   /**
    * What must hold for the candidate to go ahead if `e` (the k-th access) and what depends on it were dropped. Its value is that before `e`,
    * and what shared accesses that happen before the candidate (its own task's, say) make of it; members that are chosen change it further.
+   * @param from when the memory that it accesses is the other place: how many accesses to that it comes after
    */
-  private conditionsOf(candidate: Candidate, place: Place, k: number, row: Int32Array): Conditions {
+  private conditionsOf(candidate: Candidate, place: Place, k: number, row: Int32Array, from: number): Conditions {
     const { events, order } = this.execution;
     const { op } = candidate;
     const list = order.listOf(place.location);
@@ -300,11 +303,9 @@ export class RaceFinder {
     const { ready } = op;
     if (place.kind === "buffer") return { ready, oldValue: events.oldLo[e] as number };
     const memory = candidate.places.find((other) => other.kind === "memory");
-    // Answered by the own buffer.
-    if (memory === undefined) return UNCONDITIONAL;
+    if (memory === undefined) return { ready, oldValue: this.forwarded(candidate.lane, op) };
     if (memory !== place) {
-      const scratch = order.scratchRow(1);
-      const { lo, hi } = valueAt(this.execution, op, memory.location, this.endBefore(memory, e, scratch));
+      const { lo, hi } = valueAt(this.execution, op, memory.location, from);
       return { ready, oldValue: hi * TWO32 + lo };
     }
     const { lo, hi } = valueAt(this.execution, op, memory.location, k);
@@ -316,6 +317,14 @@ export class RaceFinder {
       if (update !== null) oldValue = update(oldValue);
     }
     return { ready, oldValue };
+  }
+
+  /** What the own buffer answers, now and earlier: the store is older than the candidate and still there. */
+  private forwarded(lane: number, op: Operation<unknown>): number {
+    const entry = this.execution.buffers[lane]?.newestOverlap(op.addr, op.size) ?? null;
+    assert(entry !== null, "an access touches neither memory nor its own store buffer");
+    const { lo, hi } = forward(entry, op.addr, op.size);
+    return hi * TWO32 + lo;
   }
 }
 
