@@ -123,7 +123,7 @@ describe.each(["v6.12", "v7.2"])("%s", (kernel) => {
       { guest: "read", addr: "0x200000", count: 1 },
       parameter("", "off"),
     ];
-    const document = { name: "t", memory: [MEMORY], guest_paging: "none", vcpus: 1, ...more, ops };
+    const document = { name: "t", guest_paging: "none", vcpus: 1, ...more, ops };
     const run = runWorkload({ workload: parseWorkload("t.json", document), initial: null, kernel, recording: null });
     const statistic = (name: string) => run.operations.map(({ stats }) => stats.vm[name]);
     expect(statistic("nx_lpage_splits")).toEqual([0, 1, 1, 1, 0, 0, 0]);

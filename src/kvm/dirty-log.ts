@@ -15,7 +15,8 @@
  * write-protected when a bit of theirs is cleared.
  *
  * Stands for kvm_get_dirty_log_protect(), kvm_clear_dirty_log_protect() of kvm_main.c, kvm_mmu_slot_apply_flags() of x86.c and the dirty logging of
- * mmu.c, of 6.12 and 7.2; the TDP MMU's part is tdp-dirty.ts. A CPU that logs by itself (PML) is not modelled; see `clearsDirty`.
+ * mmu.c, of 6.12 and 7.2; the TDP MMU's part is tdp-dirty.ts. A CPU that logs by itself (PML) sets D and notes the address; entries of 4K pages then
+ * lose D instead of W, and vCPUs mark what was noted at every exit.
  */
 import {
   andU64,
@@ -45,17 +46,20 @@ import { type DirtyRing, kvmDirtyRingPush } from "./dirty-ring.ts";
 import { kvmSlotDirtyTrackEnabled } from "./huge-page.ts";
 import type { Kvm } from "./kvm.ts";
 import type { MemslotUpdate } from "./memory-region.ts";
-import { KVM_MEM_READONLY, type KvmMemorySlot } from "./memslots.ts";
+import { gfnToMemslot, KVM_MEM_READONLY, type KvmMemorySlot } from "./memslots.ts";
+import { kvmKickAllVcpus } from "./requests.ts";
 import {
   hasBit,
   highestBit,
   kvmTdpMmuClearDirtyPtMasked,
+  kvmTdpMmuClearDirtySlot,
   kvmTdpMmuWriteProtectGfn,
   kvmTdpMmuWrprotSlot,
   lowestBit,
 } from "./tdp-dirty.ts";
 import { kvmTdpMmuRecoverHugePages } from "./tdp-recover.ts";
 import { kvmTdpMmuTrySplitHugePages } from "./tdp-split.ts";
+import type { Vcpu } from "./vcpu.ts";
 import type { Vm } from "./vm.ts";
 
 /** KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_DIRTY_LOG_INITIALLY_SET */
@@ -120,6 +124,13 @@ export function* markPageDirtyInSlot(kvm: Kvm, slot: KvmMemorySlot, frame: Gfn, 
   }
 }
 
+/** kvm_vcpu_mark_page_dirty(): KVM itself has written to guest memory, in the vCPU's thread. */
+export function* kvmVcpuMarkPageDirty(vcpu: Vcpu, frame: Gfn): Steps<void> {
+  const { kvm } = vcpu.vm;
+  const slot = yield* gfnToMemslot(kvm.memslots, frame);
+  if (slot !== null) yield* markPageDirtyInSlot(kvm, slot, frame, vcpu.dirtyRing);
+}
+
 function bitOf(n: number): U64 {
   return n < 32 ? u64(0, 1 << n) : u64(1 << (n - 32), 0);
 }
@@ -143,7 +154,9 @@ export function* kvmMmuSlotApplyFlags(vm: Vm, update: MemslotUpdate): Steps<void
   if (kvm.params.eagerPageSplit) yield* splitSlot(vm, slot);
   yield* readUnlock(kvm.mmuLock);
   yield* readLock(kvm.mmuLock);
-  yield* kvmTdpMmuWrprotSlot(tdp, slot, PG_LEVEL_4K);
+  if (kvm.variants.pml) yield* kvmTdpMmuClearDirtySlot(tdp, slot);
+  // Huge pages are split when they are written, also where the CPU logs.
+  yield* kvmTdpMmuWrprotSlot(tdp, slot, kvm.variants.pml ? PG_LEVEL_2M : PG_LEVEL_4K);
   yield* readUnlock(kvm.mmuLock);
   // Also when nothing was changed here: a fault may have taken W away, or found it taken away, before the flush that it relies on.
   yield* flushRemoteTlbs(kvm);
@@ -187,11 +200,17 @@ function loggedSlot(kvm: Kvm, id: number): KvmMemorySlot | DirtyLogErrno {
   return slot === null || slot.dirty_bitmap.value === 0 ? ENOENT : slot;
 }
 
+/** kvm_arch_sync_dirty_log(): vCPUs that the CPU logs for leave the guest, and mark what it has logged. Nobody waits: the rest is in the next log. */
+function* kvmArchSyncDirtyLog(vm: Vm): Steps<void> {
+  if (vm.kvm.variants.pml) yield* kvmKickAllVcpus(vm);
+}
+
 function* getDirtyLogProtect(vm: Vm, slot: KvmMemorySlot): Steps<DirtyLog> {
   const { kvm, world } = vm;
   assertHeld(kvm.memslots.slotsLock);
   const log: U64[] = [];
   const words = wordsOf(slot);
+  yield* kvmArchSyncDirtyLog(vm);
   if (kvm.manualDirtyLogProtect !== 0) {
     for (let i = 0; i < words; i++) log.push(yield* load(wordOf(world, slot, i)));
     return log;
@@ -248,6 +267,7 @@ function* clearDirtyLogProtect(
   const npages = slot.npages.value;
   if (first % BITS_PER_LONG !== 0 || first > npages || pages > npages - first) return EINVAL;
   if (pages < npages - first && pages % BITS_PER_LONG !== 0) return EINVAL;
+  yield* kvmArchSyncDirtyLog(vm);
   let flush = false;
   yield* writeLock(kvm.mmuLock);
   for (let i = 0; i < Math.ceil(pages / BITS_PER_LONG); i++) {
@@ -285,7 +305,7 @@ export function* kvmArchMmuEnableLogDirtyPtMasked(vm: Vm, slot: KvmMemorySlot, o
     const hugePageOf = (frame: number): number => Math.ceil(frame / pagesPerLevel(PG_LEVEL_2M));
     if (hugePageOf(start) !== hugePageOf(end)) yield* kvmTdpMmuWriteProtectGfn(tdp, end, PG_LEVEL_2M);
   }
-  yield* kvmTdpMmuClearDirtyPtMasked(tdp, first, mask, true);
+  yield* kvmTdpMmuClearDirtyPtMasked(tdp, first, mask, !kvm.variants.pml);
 }
 
 /** The frames of a log, as indices in the slot; for the VMM. */

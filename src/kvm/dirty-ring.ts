@@ -60,13 +60,21 @@ export class DirtyRing {
   readonly requests: Cell;
   private readonly entries: (index: number) => DirtyGfn;
 
-  /** kvm_dirty_ring_alloc(). @param bytes size of the ring, a power of two */
-  constructor(world: World, index: number, bytes: number, requests: Cell) {
+  /**
+   * kvm_dirty_ring_alloc()
+   * @param size in bytes, a power of two; and entries that are kept free besides the usual ones
+   */
+  constructor(
+    world: World,
+    index: number,
+    { bytes, reserved }: { readonly bytes: number; readonly reserved: number },
+    requests: Cell,
+  ) {
     this.world = world;
     this.index = index;
     this.size = bytes / ENTRY.bytes;
     this.requests = requests;
-    this.softLimit = this.size - RESERVED;
+    this.softLimit = this.size - RESERVED - reserved;
     this.fields = RING.allocate(world, `vcpu${index}->dirty_ring`);
     this.entries = ENTRY.allocateArray(world, this.size, `vcpu${index}->dirty_gfns`);
   }

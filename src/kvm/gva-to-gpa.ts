@@ -22,6 +22,7 @@ import {
   pfnToHpa,
   tableIndex,
 } from "../machine/index.ts";
+import { kvmVcpuMarkPageDirty } from "./dirty-log.ts";
 import { gfnToHva, gfnToMemslot } from "./memslots.ts";
 import type { Vcpu } from "./vcpu.ts";
 
@@ -67,7 +68,9 @@ function* updateAccessedDirtyBits(vcpu: Vcpu, path: readonly WalkedEntry[], writ
       if (!sameU64(dirty, updated)) vcpu.vm.emit({ name: "kvm_mmu_set_dirty_bit", gpa });
       updated = dirty;
     }
-    if (!sameU64(updated, entry)) yield* store(cell, updated);
+    if (sameU64(updated, entry)) continue;
+    yield* store(cell, updated);
+    yield* kvmVcpuMarkPageDirty(vcpu, gpaToGfn(gpa));
   }
 }
 

@@ -9,7 +9,8 @@
  */
 import { Cell, fetchOr, load, type Steps, store } from "../engine/index.ts";
 import { readLock, readUnlock } from "../kernel/index.ts";
-import type { Gpa } from "../machine/index.ts";
+import { type Gpa, gpaToGfn } from "../machine/index.ts";
+import { kvmVcpuMarkPageDirty } from "./dirty-log.ts";
 import { kvmGpcActivate, kvmGpcCheck, kvmGpcDeactivate, kvmGpcRefresh } from "./gfn-to-pfn-cache.ts";
 import { KVM_REQ_CLOCK_UPDATE } from "./requests.ts";
 import type { Vcpu } from "./vcpu.ts";
@@ -44,5 +45,6 @@ export function* kvmGuestTimeUpdate(vcpu: Vcpu): Steps<void> {
   const odd = (yield* load(version)) | 1;
   yield* store(version, odd);
   yield* store(version, odd + 1);
+  yield* kvmVcpuMarkPageDirty(vcpu, gpaToGfn(gpa.value as Gpa));
   yield* readUnlock(pvTime.lock);
 }

@@ -11,7 +11,7 @@
  */
 import { compareExchange, fetchAnd, fetchOr, load, type Steps } from "../engine/index.ts";
 import { current } from "../kernel/index.ts";
-import { interruptAndWait } from "../machine/index.ts";
+import { interrupt, interruptAndWait } from "../machine/index.ts";
 import type { StatEvent } from "./trace.ts";
 import type { Vcpu } from "./vcpu.ts";
 import type { Vm } from "./vm.ts";
@@ -44,6 +44,15 @@ export function* kvmMakeAllCpusRequest(vm: Vm, request: number): Steps<boolean> 
   if (targets.length === 0) return false;
   yield* interruptAndWait(vm.interrupts, self, targets);
   return true;
+}
+
+/** kvm_vcpu_kick() of every vCPU: those in the guest leave it, sooner or later; nobody waits for them. */
+export function* kvmKickAllVcpus(vm: Vm): Steps<void> {
+  const self = current(vm.world).cpu;
+  for (const vcpu of vm.vcpus) {
+    const mode = yield* compareExchange(vcpu.mode, IN_GUEST_MODE, EXITING_GUEST_MODE);
+    if (mode === IN_GUEST_MODE && vcpu.cpu !== self) yield* interrupt(vm.interrupts, self, vcpu.cpu);
+  }
 }
 
 /** kvm_flush_remote_tlbs() */

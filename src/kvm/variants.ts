@@ -23,6 +23,8 @@ export type RootZap = "per-level" | "two-passes" | "one-pass";
 export interface KvmVariants {
   readonly kernel: KernelVersion;
   readonly paging: Paging;
+  /** The CPU logs what it writes (PML), so that dirty logging takes D from the entries of 4K pages, not W; with `ept` paging only. */
+  readonly pml: boolean;
   readonly gpc: GpcDesign;
   readonly rootZap: RootZap;
   /** Whether the TDP MMU's reference of an invalidated root is given back when the root has been zapped (Linux), or before. */
@@ -58,6 +60,7 @@ export interface KvmVariants {
 export const LINUX_7_2: KvmVariants = {
   kernel: "7.2",
   paging: "npt",
+  pml: false,
   gpc: "D0",
   rootZap: "per-level",
   rootPut: "after-zap",

@@ -18,6 +18,7 @@ import { srcuReadLock, srcuReadUnlock } from "../kernel/index.ts";
 import {
   GuestCpu,
   type GuestInstruction,
+  gpaToGfn,
   type Hpa,
   maskInterrupts,
   NO_PAGING,
@@ -26,6 +27,7 @@ import {
   type VmExit,
   vmrun,
 } from "../machine/index.ts";
+import { kvmVcpuMarkPageDirty } from "./dirty-log.ts";
 import { DirtyRing, kvmDirtyRingCheckRequest } from "./dirty-ring.ts";
 import {
   completeEmulatedMmio,
@@ -47,6 +49,9 @@ import {
 } from "./requests.ts";
 import type { StatEvent } from "./trace.ts";
 import type { Vm } from "./vm.ts";
+
+/** Frames that the CPU may log between two exits. */
+const PML_LOG_NR_ENTRIES = 512;
 
 export class Vcpu {
   readonly vm: Vm;
@@ -80,8 +85,14 @@ export class Vcpu {
     this.mmioGen = cell(vm.world, `vcpu${id}->arch.mmio_gen`);
     this.pvTime = new GfnToPfnCache(vm.kvm, `vcpu${id}->arch.pv_time`);
     const { dirtyRingSize } = vm.kvm;
-    this.dirtyRing = dirtyRingSize > 0 ? new DirtyRing(vm.world, id, dirtyRingSize, this.requests) : null;
-    this.guest = new GuestCpu(vm.world, cpu, vm.interrupts, NO_PAGING, vm.tdp.layout.format);
+    const ring = { bytes: dirtyRingSize, reserved: vm.kvm.variants.pml ? PML_LOG_NR_ENTRIES : 0 };
+    this.dirtyRing = dirtyRingSize > 0 ? new DirtyRing(vm.world, id, ring, this.requests) : null;
+    this.guest = this.newGuestCpu(NO_PAGING);
+  }
+
+  private newGuestCpu(mode: PagingMode): GuestCpu {
+    const { interrupts, tdp, kvm } = this.vm;
+    return new GuestCpu(this.world, this.cpu, interrupts, mode, tdp.layout.format, kvm.variants.pml);
   }
 
   get world(): World {
@@ -90,7 +101,7 @@ export class Vcpu {
 
   /** The thread that is to run it begins: nothing is cached. */
   reset(mode: PagingMode = NO_PAGING): void {
-    this.guest = new GuestCpu(this.world, this.cpu, this.vm.interrupts, mode, this.vm.tdp.layout.format);
+    this.guest = this.newGuestCpu(mode);
     this.mmio = null;
   }
 
@@ -165,7 +176,13 @@ function* vcpuEnterGuest(vcpu: Vcpu): Steps<VmExit | "dirty-ring-full" | null> {
   yield* store(vcpu.mode, OUTSIDE_GUEST_MODE);
   yield* unmaskInterrupts(interrupts, vcpu.cpu);
   yield* srcuReadLock(kvm.srcu);
+  if (guest.pml.length > 0) yield* vmxFlushPmlBuffer(vcpu);
   return exit;
+}
+
+/** vmx_flush_pml_buffer(), first of all at every exit: a vCPU that is outside the guest has nothing in its log. */
+function* vmxFlushPmlBuffer(vcpu: Vcpu): Steps<void> {
+  for (const addr of vcpu.guest.pml.splice(0)) yield* kvmVcpuMarkPageDirty(vcpu, gpaToGfn(addr));
 }
 
 function traceEntry(vcpu: Vcpu): void {

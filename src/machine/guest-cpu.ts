@@ -67,6 +67,8 @@ export class GuestCpu {
   readonly cpu: number;
   readonly interrupts: Interrupts;
   readonly tlb = new Tlb();
+  /** The page-modification log: what the walker has set dirty flags for and nobody has taken yet. It never fills up here. */
+  readonly pml: Gpa[] = [];
   /** How the nested tables are read. */
   readonly format: NestedFormat;
   mode: PagingMode;
@@ -82,8 +84,16 @@ export class GuestCpu {
   /** The last page fault of its own: CR2 and the error code. */
   lastFault: { readonly gva: Gva; readonly errorCode: number } | null = null;
 
-  constructor(world: World, cpu: number, interrupts: Interrupts, mode: PagingMode, format: NestedFormat = NPT_FORMAT) {
-    this.format = format;
+  /** @param logsDirty page-modification logging is on */
+  constructor(
+    world: World,
+    cpu: number,
+    interrupts: Interrupts,
+    mode: PagingMode,
+    format: NestedFormat = NPT_FORMAT,
+    logsDirty = false,
+  ) {
+    this.format = logsDirty ? { ...format, logDirty: (addr) => this.pml.push(addr) } : format;
     this.world = world;
     this.cpu = cpu;
     this.interrupts = interrupts;

@@ -13,6 +13,7 @@ export {
 } from "./guest-cpu.ts";
 export {
   Interrupts,
+  interrupt,
   interruptAndWait,
   interruptHandler,
   maskInterrupts,

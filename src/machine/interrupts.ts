@@ -63,6 +63,11 @@ export function* isInterrupted(interrupts: Interrupts, cpu: number): Steps<boole
   return (yield* load(interrupts.pendingOf(cpu))) !== 0;
 }
 
+/** Sends an interrupt, and does not wait. */
+export function interrupt(interrupts: Interrupts, from: number, cpu: number): Operation<number> {
+  return fetchOr(interrupts.pendingOf(cpu), 1 << from);
+}
+
 /** Sends an interrupt from `from` to each CPU of `targets`, and waits until all have handled it. */
 export function* interruptAndWait(interrupts: Interrupts, from: number, targets: readonly number[]): Steps<void> {
   const bit = 1 << from;

@@ -8,6 +8,7 @@
  * EPT entries that allow writes but no reads are misconfigured. Bit 7 says that an entry above the lowest level is a leaf, in both.
  */
 import { bitU64, type U64, U64_ZERO } from "../engine/index.ts";
+import type { Gpa } from "./address.ts";
 import { isExecutable, isPresent, isUser, isWritable, PT_ACCESSED_MASK, PT_DIRTY_MASK } from "./entry.ts";
 
 export interface NestedFormat {
@@ -16,6 +17,8 @@ export interface NestedFormat {
   readonly keepsAccessedDirty: boolean;
   readonly accessed: U64;
   readonly dirty: U64;
+  /** Page-modification logging: told of each address whose dirty flag a write sets; null where that is off. */
+  readonly logDirty: ((addr: Gpa) => void) | null;
   isPresent(entry: U64): boolean;
   isMisconfigured(entry: U64): boolean;
   isReadable(entry: U64): boolean;
@@ -28,6 +31,7 @@ export const NPT_FORMAT: NestedFormat = {
   keepsAccessedDirty: true,
   accessed: PT_ACCESSED_MASK,
   dirty: PT_DIRTY_MASK,
+  logDirty: null,
   isPresent,
   isMisconfigured: () => false,
   // Nested walks are made with the user's rights.
@@ -41,6 +45,7 @@ export const EPT_FORMAT: NestedFormat = {
   keepsAccessedDirty: true,
   accessed: bitU64(8),
   dirty: bitU64(9),
+  logDirty: null,
   isPresent: (entry) => (entry.lo & 7) !== 0,
   isMisconfigured: (entry) => (entry.lo & 3) === 2,
   isReadable: (entry) => (entry.lo & 1) !== 0,

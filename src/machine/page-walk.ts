@@ -130,6 +130,7 @@ export function* nptWalk(
       const wanted = isLeaf && kind === "write" ? orU64(format.accessed, format.dirty) : format.accessed;
       if (!(yield* setAccessedDirty(cell, entry, wanted))) break;
       if (isLeaf) {
+        if (format.logDirty !== null && kind === "write" && !testU64(entry, format.dirty)) format.logDirty(addr);
         const offset = addr % (PAGE_SIZE * pagesPerLevel(level));
         return {
           kind: "translated",

@@ -109,6 +109,12 @@ const VARIANTS: Readonly<Record<string, Partial<KvmVariants>>> = {
   "7.2": {},
   "6.12": { kernel: "6.12" },
   "7.2-no-ad": { paging: "ept-no-ad" },
+  "7.2-pml": { paging: "ept", pml: true },
+};
+
+const PML_BECAUSE: Readonly<Record<string, string>> = {
+  writable: "the bit is cleared, D is cleared, the TLBs are flushed: the next write sets D and is logged by the CPU",
+  protected: "the same, for an entry whose D is clear already",
 };
 
 function cells(variant: string, scenario: string, models: readonly MemoryModel[]): StudyCell[] {
@@ -120,7 +126,7 @@ function cells(variant: string, scenario: string, models: readonly MemoryModel[]
       property: "final",
       model,
       expected: "holds",
-      because: BECAUSE[scenario] as string,
+      because: (variant === "7.2-pml" ? PML_BECAUSE[scenario] : undefined) ?? (BECAUSE[scenario] as string),
       program: () => tdpScene(scenario, { ...options, variants: { ...VARIANTS[variant] } }),
     }),
   );
@@ -134,10 +140,13 @@ export default study({
     "7.2": "Linux 7.2, write protection, hardware with A/D bits",
     "6.12": "Linux 6.12, the same",
     "7.2-no-ad": "Linux 7.2, EPT without accessed and dirty flags",
+    "7.2-pml": "Linux 7.2, the CPU logs what it sets dirty flags for; D is cleared, not W",
   },
   cells: [
     ...Object.keys(SCENES).flatMap((scenario) => cells("7.2", scenario, ["sc", "tso"])),
     ...["writable", "protected"].flatMap((scenario) => cells("6.12", scenario, ["sc"])),
     ...["writable", "protected"].flatMap((scenario) => cells("7.2-no-ad", scenario, ["sc"])),
+    ...["writable", "protected", "begin"].flatMap((scenario) => cells("7.2-pml", scenario, ["sc", "tso"])),
+    ...cells("7.2-pml", "first-touch", ["sc"]),
   ],
 });
