@@ -9,6 +9,7 @@
  *
  * Plain ASCII, at most 72 columns. Steps that no other task can notice are left out.
  */
+import { type DiagramLine, foldLoops } from "./diagram-loops.ts";
 import type { Replay, ReplayStep, SourcePlace } from "./replay.ts";
 
 const WIDTH = 72;
@@ -44,20 +45,32 @@ export function diagram(replay: Replay, verdictLine: string, options: DiagramOpt
   lines.push(` ${heads.join(" ".repeat(GAP))}`.trimEnd());
   lines.push(` ${cpus.map(() => "----".padEnd(width)).join(" ".repeat(GAP))}`.trimEnd());
   const inFunction = new Map<number, string>();
-  for (const step of all) {
-    if (step.index === options.cycleFrom) lines.push(banner("from here on, for ever:"));
-    if (!isShown(step, replay, options)) continue;
-    const where = headingFor(step, options.headingOf);
-    if (where !== "" && inFunction.get(step.cpu) !== where) {
-      inFunction.set(step.cpu, where);
+  for (const { cpu, heading, text, startsCycle } of foldLoops(linesOf(all, replay, options))) {
+    if (startsCycle) lines.push(banner("from here on, for ever:"));
+    if (heading !== "" && inFunction.get(cpu) !== heading) {
+      inFunction.set(cpu, heading);
       // A heading that just fits does without its colon.
-      put(step.cpu, where.length === roomOf(step.cpu) ? where : `${where}:`);
+      put(cpu, heading.length === roomOf(cpu) ? heading : `${heading}:`);
     }
-    put(step.cpu, ` ${lineInC(step)}${step.text}`);
+    put(cpu, ` ${text}`);
   }
   const marked = wrap(`<-- ${verdictLine}`, WIDTH - 2);
   lines.push(...marked.map((part, k) => ` ${k === 0 ? "" : "    "}${part}`));
   return lines.join("\n");
+}
+
+/** The steps that are shown. A cycle that begins with one that is not begins with the next that is. */
+function linesOf(steps: readonly ReplayStep[], replay: Replay, options: DiagramOptions): DiagramLine[] {
+  const lines: DiagramLine[] = [];
+  let startsCycle = false;
+  for (const step of steps) {
+    if (step.index === options.cycleFrom) startsCycle = true;
+    if (!isShown(step, replay, options)) continue;
+    const heading = headingFor(step, options.headingOf);
+    lines.push({ cpu: step.cpu, heading, text: `${lineInC(step)}${step.text}`, startsCycle });
+    startsCycle = false;
+  }
+  return lines;
 }
 
 function isShown(step: ReplayStep, replay: Replay, options: DiagramOptions): boolean {
