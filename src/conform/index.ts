@@ -2,14 +2,12 @@
  * Conformance: reading recordings of real Linux KVM, and comparing what a model does with them.
  *
  *     const recording = loadRecording("traces/tdp-touch-4k");
- *     for (const kernel of recording.kernels) {
- *       const plan = new HostPlan(kernel, recording.workload);     // what the host decided: input for the model
- *       const run = myModel(recording, kernel, plan);              // a WorkloadRun
- *       const result = compareWithRecording(recording, kernel, run);
+ *     const { workload, initial } = recording;
+ *     for (const each of recording.kernels) {
+ *       const run = runWorkload({ workload, initial, kernel: each.kernel, recording: each });
+ *       const result = compareWithRecording(recording, each, run);
  *       if (result.firstDivergence !== null) console.log(formatDivergence(result));
  *     }
- *
- * Nothing here knows a model: this layer reads text, and needs no machine, kernel or MMU.
  */
 export { type CaseResult, compareWithRecording } from "./compare.ts";
 export { formatDivergence } from "./divergence-text.ts";
