@@ -106,6 +106,21 @@ export class HostFollower implements HostPolicy {
     }
   }
 
+  /** A page that KVM maps ahead of use is one that the host has: the recording shows which. */
+  beforePrefetch(addr: Hva): void {
+    if (this.mm.frameAt(addr) !== null) return;
+    const fault = this.currentFault();
+    if (fault === null) return;
+    const decision = this.plan.faults(this.operation, fault.event.vcpu)[fault.taken];
+    const gfns = this.gfnsOf(addr);
+    const found = decision?.prefetched.find(({ gfn }) => gfns.includes(gfn));
+    if (found?.pfn !== undefined && found.pfn !== null) this.installAt(addr, found.pfn, 1, found.hostWritable ?? true);
+  }
+
+  frameForUser(addr: Hva, _write: boolean): Pfn {
+    return this.frameForVmm(addr);
+  }
+
   private decide(page: Hva): FaultDecision | null {
     const fault = this.currentFault();
     const vcpu = fault?.event.vcpu ?? this.currentVcpu();
@@ -159,6 +174,9 @@ export class HostFollower implements HostPolicy {
       this.setContents(page, frame);
       return;
     }
+    // Nothing says that the host changed anything: what KVM made of the page was there already.
+    const isSame = this.mm.frameAt(page) === this.frameOf(backing.pfn);
+    if (backing.hostWritable === null && backing.level === 1 && !write && isSame) return;
     // A page that KVM maps in smaller pieces is still the host's huge page, until a notifier call says that it went.
     const standing = this.hugePageAround(page);
     const sameFrame = standing !== null && standing.frameOf(page) === this.frameOf(backing.pfn);

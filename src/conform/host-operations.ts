@@ -11,6 +11,7 @@ import { kvmVmIoctlSetClock } from "../kvm/kvm-clock.ts";
 import { kvmSetMemoryRegion } from "../kvm/memory-region.ts";
 import { KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, type SlotDescription } from "../kvm/memslots.ts";
 import { kvmVcpuPreFaultMemory } from "../kvm/pre-fault.ts";
+import { kvmVmIoctlSetNrMmuPages } from "../kvm/shadow/zap.ts";
 import type { Vm } from "../kvm/vm.ts";
 import { type Gpa, gfn, type Hva, hva, PAGE_SIZE } from "../machine/index.ts";
 import type { HostFollower } from "./host-follower.ts";
@@ -134,6 +135,10 @@ const HOST_OPERATIONS: { readonly [Name in HostOperation["host"]]?: Code<Name> }
     const thread = machine.vm.vcpus[vcpu];
     if (thread === undefined) throw new UsageError(`prefault: there is no vcpu ${vcpu}; mend the workload`);
     machine.sequentially(task, () => kvmVcpuPreFaultMemory(thread, gpa as Gpa, len));
+  },
+  nr_mmu_pages: (machine, { pages }, task) => {
+    const { shadow } = machine.vm;
+    if (shadow !== null) machine.sequentially(task, () => kvmVmIoctlSetNrMmuPages(shadow, pages));
   },
   set_clock: (machine, _operation, task) => {
     machine.sequentially(task, () => kvmVmIoctlSetClock(machine.vm));

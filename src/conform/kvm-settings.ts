@@ -14,7 +14,9 @@ import type { Workload } from "./workload.ts";
 
 /** KVM_ENABLE_CAP, and the parameters that the modules are loaded with; before there is a slot or a vCPU. */
 export function applySettings(kvm: Kvm, workload: Workload): void {
-  const { eagerPageSplit, nxHugePages } = workload.kernelParams;
+  const { npt, tdpMmu, eagerPageSplit, nxHugePages } = workload.kernelParams;
+  kvm.params.npt = npt;
+  kvm.params.tdpMmu = tdpMmu;
   kvm.params.eagerPageSplit = eagerPageSplit;
   kvm.params.nxHugePages = nxHugePages;
   for (const { cap, arg } of workload.caps) {

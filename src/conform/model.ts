@@ -9,14 +9,14 @@
 import { addU64, runSequentially, type Steps, type U64, U64_ZERO, UsageError, u64, World } from "../engine/index.ts";
 import { Kernel, Mm, PageFrames, writeLock, writeUnlock } from "../kernel/index.ts";
 import { kvmPrepareDirtyBitmap } from "../kvm/dirty-log.ts";
+import { loadPdptrs } from "../kvm/guest-walk.ts";
 import { Kvm } from "../kvm/kvm.ts";
-import { kvmTdpMmuZapAll } from "../kvm/tdp-zap.ts";
 import { formatEvent, isKvmEvent, isStatEvent, type KvmEvent } from "../kvm/trace.ts";
 import { variantsOfKernel } from "../kvm/variants.ts";
 import { kvmArchVcpuIoctlRun } from "../kvm/vcpu.ts";
 import { Vm } from "../kvm/vm.ts";
-import { type Gpa, gfn, type Hva, hva, Interrupts, PAGE_SIZE, type PagingMode } from "../machine/index.ts";
-import { guestCode } from "./guest-code.ts";
+import { gfn, type Hva, hva, Interrupts, PAGE_SIZE, pagingModeOf } from "../machine/index.ts";
+import { exceptionHandler, type GuestProgramContext, guestCode } from "./guest-code.ts";
 import { CONTROL_PAGES, GuestTables } from "./guest-tables.ts";
 import { HostFollower, windowOf } from "./host-follower.ts";
 import type { HostLayout, SlotMarker } from "./host-layout.ts";
@@ -53,9 +53,6 @@ export interface ModelRun extends WorkloadRun {
 /** Bytes of modelled memory when a recording is followed: reserved, and used only as far as touched. */
 const MEMORY_BYTES = 512 * 1024 * 1024;
 const HUGE = 2 * 1024 * 1024;
-
-/** Guest paging modes whose code is 64-bit code. */
-const LONG_MODES: ReadonlySet<string> = new Set(["4level", "5level"]);
 
 /** @throws UsageError for a workload that cannot be run at all */
 export function runWorkload(input: ModelInput): ModelRun {
@@ -120,8 +117,6 @@ class ModelMachine implements OperationMachine {
     if (isOwn) this.mm.onNotify = (edge, range) => this.world.emit(notifierEvent(edge, range));
     this.vm.tracesExits = workload.traceExits;
     this.counters = newCounters(kernel, workload.vcpus);
-    const { npt, tdpMmu } = workload.kernelParams;
-    if (!npt || !tdpMmu) this.notModelled.push("kernel_params: the shadow MMU (npt=0, or tdp_mmu=N)");
   }
 
   private slotPlaces(): { baseGfn: number; npages: number; hva: number }[] {
@@ -153,10 +148,13 @@ class ModelMachine implements OperationMachine {
     }
     for (let i = 0; i < this.input.workload.vcpus; i++) {
       const vcpu = this.vm.addVcpu(i);
-      vcpu.reset(this.pagingMode());
-      vcpu.guest.longMode = LONG_MODES.has(this.workload.guestPaging.mode);
+      vcpu.reset(pagingModeOf(this.initial));
+      vcpu.guest.handler = exceptionHandler(this.workload);
+      // The processor of the recordings keeps no translation from one VMRUN to the next.
+      vcpu.guest.forgetsBetweenStays = true;
     }
     this.writeGuestTables();
+    this.loadPdptes();
     return [...lines, ...this.newEvents()];
   }
 
@@ -187,14 +185,13 @@ class ModelMachine implements OperationMachine {
     kvmPrepareDirtyBitmap(this.vm, { old: null, new: made, change: "create" });
   }
 
-  private pagingMode(): PagingMode {
-    const { cr0, cr3, efer } = this.initial;
-    return {
-      paging: this.input.workload.guestPaging.mode !== "none",
-      cr3: cr3 as Gpa,
-      wp: (cr0 & 0x10000) !== 0,
-      nx: (efer & 0x800) !== 0,
-    };
+  /** KVM_SET_SREGS: CR3 of a PAE guest is loaded with its PDPTEs. */
+  private loadPdptes(): void {
+    for (const vcpu of this.vm.vcpus) {
+      const { mode } = vcpu.guest;
+      if (!mode.paging || mode.levels !== 3) continue;
+      this.sequentially(`vcpu${vcpu.id}`, () => loadPdptrs(vcpu, mode.cr3));
+    }
   }
 
   private writeGuestTables(): void {
@@ -256,12 +253,14 @@ class ModelMachine implements OperationMachine {
     return { events, stats: statsOf(this.counters), flushes, results };
   }
 
+  private get programContext(): GuestProgramContext {
+    return { workload: this.workload, tables: this.tables, initial: this.initial };
+  }
+
   private runGuest(operation: GuestOperation, resolved: ResolvedMember | null): OperationResult {
     const vcpu = this.vm.vcpus[operation.vcpu] as Vm["vcpus"][number];
-    const code = guestCode(this.input.workload, operation, resolved ?? this.tables.resolve(operation));
+    const code = guestCode(this.programContext, operation, resolved ?? this.tables.resolve(operation));
     vcpu.guest.lastRead = U64_ZERO;
-    // The processor of the recordings keeps no translation from one VMRUN to the next.
-    vcpu.guest.tlb.flushAll();
     const task = `vcpu${vcpu.id}`;
     let result = this.sequentially(task, () => kvmArchVcpuIoctlRun(vcpu, code));
     while (result === "mmio") {
@@ -312,11 +311,12 @@ class ModelMachine implements OperationMachine {
   // --- the end -----------------------------------------------------------------------------------------------------
 
   tearDown(): readonly EventLine[] {
-    const { kvm, tdp } = this.vm;
+    const { kvm, ops, vcpus } = this.vm;
     this.sequentially("vmm", function* () {
       yield* writeLock(kvm.mmuLock);
-      yield* kvmTdpMmuZapAll(tdp);
+      yield* ops.zapAll();
       yield* writeUnlock(kvm.mmuLock);
+      for (const vcpu of vcpus) yield* ops.unload(vcpu);
     });
     return this.newEvents();
   }

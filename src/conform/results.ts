@@ -13,12 +13,11 @@ export function guestResult(vcpu: Vcpu, result: RunResult): OperationResult {
   switch (result) {
     case "io":
     case "done":
+      // The handler of the guest's page faults leaves by an OUT, too.
+      if (vcpu.guest.lastFault !== null) return guestFault(vcpu);
       return { ...base, end: "done", rax: `0x${hexU64(vcpu.guest.lastRead)}` };
-    case "guest-fault": {
-      const { lastFault } = vcpu.guest;
-      const hex = (value: number): string => `0x${value.toString(16)}`;
-      return { ...base, end: "guest_pf", cr2: hex(lastFault?.gva ?? 0), error_code: hex(lastFault?.errorCode ?? 0) };
-    }
+    case "guest-fault":
+      return guestFault(vcpu);
     case "efault":
       return { ...base, end: "run_errno_14" };
     case "dirty-ring-full":
@@ -26,6 +25,13 @@ export function guestResult(vcpu: Vcpu, result: RunResult): OperationResult {
     default:
       return { ...base, end: result };
   }
+}
+
+function guestFault(vcpu: Vcpu): OperationResult {
+  const { lastFault } = vcpu.guest;
+  const hex = (value: number): string => `0x${value.toString(16)}`;
+  const fault = { cr2: hex(lastFault?.gva ?? 0), error_code: hex(lastFault?.errorCode ?? 0) };
+  return { vcpu: vcpu.id, end: "guest_pf", ...fault };
 }
 
 /** What an operation of the VMM returned; null: it is known to have been done, and no more. */

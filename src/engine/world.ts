@@ -7,8 +7,8 @@
  */
 import { assert, EngineBug, Violation } from "./assert.ts";
 import { type AccessSize, Heap, PAGE_SIZE } from "./heap.ts";
-import type { Clock } from "./simulate/clock.ts";
 import type { SourcePlace } from "./replay.ts";
+import type { Clock } from "./simulate/clock.ts";
 import type { BodyFactory, Task } from "./task.ts";
 import { Task as TaskClass } from "./task.ts";
 

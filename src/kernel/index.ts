@@ -1,6 +1,7 @@
 /** What Linux lends KVM: locks, RCU, waiting, the host's memory management and its notifiers. */
 export { Current, current, type Lockable } from "./current.ts";
 export { Kernel, kthread } from "./kernel.ts";
+export { isListEmpty, listAdd, listDel, listEntries, listEntriesReverse, listInit } from "./list.ts";
 export {
   assertHeld,
   assertHeldRead,
@@ -50,6 +51,7 @@ export {
   notifyStart,
 } from "./mm/notifier.ts";
 export { allowFrame, PageFrames, putPage, revokeFrame, tryGetPage } from "./mm/page.ts";
+export { getUser, putUser, tryCmpxchgUser, type UserAccessSize } from "./mm/user-access.ts";
 export {
   PROT_EXEC,
   PROT_NONE,

@@ -31,34 +31,15 @@ import {
   u64,
   type World,
 } from "../engine/index.ts";
-import {
-  assertHeld,
-  assertHeldWrite,
-  mutexLock,
-  mutexUnlock,
-  readLock,
-  readUnlock,
-  writeLock,
-  writeUnlock,
-} from "../kernel/index.ts";
-import { type Gfn, PG_LEVEL_2M, PG_LEVEL_4K, pagesPerLevel } from "../machine/index.ts";
+import { assertHeld, assertHeldWrite, mutexLock, mutexUnlock, writeLock, writeUnlock } from "../kernel/index.ts";
+import { type Gfn, PG_LEVEL_2M, pagesPerLevel } from "../machine/index.ts";
 import { type DirtyRing, kvmDirtyRingPush } from "./dirty-ring.ts";
 import { kvmSlotDirtyTrackEnabled } from "./huge-page.ts";
 import type { Kvm } from "./kvm.ts";
 import type { MemslotUpdate } from "./memory-region.ts";
 import { gfnToMemslot, KVM_MEM_READONLY, type KvmMemorySlot } from "./memslots.ts";
 import { kvmKickAllVcpus } from "./requests.ts";
-import {
-  hasBit,
-  highestBit,
-  kvmTdpMmuClearDirtyPtMasked,
-  kvmTdpMmuClearDirtySlot,
-  kvmTdpMmuWriteProtectGfn,
-  kvmTdpMmuWrprotSlot,
-  lowestBit,
-} from "./tdp-dirty.ts";
-import { kvmTdpMmuRecoverHugePages } from "./tdp-recover.ts";
-import { kvmTdpMmuTrySplitHugePages } from "./tdp-split.ts";
+import { hasBit, highestBit, lowestBit } from "./tdp-dirty.ts";
 import type { Vcpu } from "./vcpu.ts";
 import type { Vm } from "./vm.ts";
 
@@ -139,34 +120,19 @@ function bitOf(n: number): U64 {
 
 /** kvm_mmu_slot_apply_flags(), from kvm_arch_commit_memory_region(): logging starts or ends for a slot that everybody sees. */
 export function* kvmMmuSlotApplyFlags(vm: Vm, update: MemslotUpdate): Steps<void> {
-  const { kvm, tdp } = vm;
+  const { kvm } = vm;
   const slot = update.new;
   // A slot that comes or goes has nothing mapped; one that is read-only is never written.
   if (slot === null || update.change !== "flags-only" || (slot.flags.value & KVM_MEM_READONLY) !== 0) return;
   if (!kvmSlotDirtyTrackEnabled(slot)) {
-    yield* readLock(kvm.mmuLock);
-    yield* kvmTdpMmuRecoverHugePages(tdp, slot);
-    yield* readUnlock(kvm.mmuLock);
+    yield* vm.ops.recoverHugePages(slot);
     return;
   }
   if (manualProtectAndInitSet(kvm)) return;
-  yield* readLock(kvm.mmuLock);
-  if (kvm.params.eagerPageSplit) yield* splitSlot(vm, slot);
-  yield* readUnlock(kvm.mmuLock);
-  yield* readLock(kvm.mmuLock);
-  if (kvm.variants.pml) yield* kvmTdpMmuClearDirtySlot(tdp, slot);
-  // Huge pages are split when they are written, also where the CPU logs.
-  yield* kvmTdpMmuWrprotSlot(tdp, slot, kvm.variants.pml ? PG_LEVEL_2M : PG_LEVEL_4K);
-  yield* readUnlock(kvm.mmuLock);
+  if (kvm.params.eagerPageSplit) yield* vm.ops.splitSlot(slot);
+  yield* vm.ops.wrprotSlot(slot);
   // Also when nothing was changed here: a fault may have taken W away, or found it taken away, before the flush that it relies on.
   yield* flushRemoteTlbs(kvm);
-}
-
-/** kvm_mmu_slot_try_split_huge_pages() */
-function* splitSlot(vm: Vm, slot: KvmMemorySlot): Steps<void> {
-  const start = slot.base_gfn.value as Gfn;
-  const end = Math.min(start + slot.npages.value, vm.tdp.gfnEnd) as Gfn;
-  yield* kvmTdpMmuTrySplitHugePages(vm.tdp, { start, end, targetLevel: PG_LEVEL_4K, shared: true });
 }
 
 function* flushRemoteTlbs(kvm: Kvm): Steps<void> {
@@ -289,7 +255,7 @@ function* clearDirtyLogProtect(
  * @param offset of the mask's first frame in the slot
  */
 export function* kvmArchMmuEnableLogDirtyPtMasked(vm: Vm, slot: KvmMemorySlot, offset: number, mask: U64): Steps<void> {
-  const { kvm, tdp } = vm;
+  const { kvm } = vm;
   assertHeldWrite(kvm.mmuLock);
   if (isEmpty(mask)) return;
   const first = (slot.base_gfn.value + offset) as Gfn;
@@ -297,15 +263,12 @@ export function* kvmArchMmuEnableLogDirtyPtMasked(vm: Vm, slot: KvmMemorySlot, o
   if (manualProtectAndInitSet(kvm)) {
     const start = (first + lowestBit(mask)) as Gfn;
     const end = (first + highestBit(mask)) as Gfn;
-    if (kvm.params.eagerPageSplit) {
-      const range = { start, end: (end + 1) as Gfn, targetLevel: PG_LEVEL_4K, shared: false };
-      yield* kvmTdpMmuTrySplitHugePages(tdp, range);
-    }
-    yield* kvmTdpMmuWriteProtectGfn(tdp, start, PG_LEVEL_2M);
+    if (kvm.params.eagerPageSplit) yield* vm.ops.splitRange(slot, { start, end: (end + 1) as Gfn });
+    yield* vm.ops.wrprotHuge(slot, start);
     const hugePageOf = (frame: number): number => Math.ceil(frame / pagesPerLevel(PG_LEVEL_2M));
-    if (hugePageOf(start) !== hugePageOf(end)) yield* kvmTdpMmuWriteProtectGfn(tdp, end, PG_LEVEL_2M);
+    if (hugePageOf(start) !== hugePageOf(end)) yield* vm.ops.wrprotHuge(slot, end);
   }
-  yield* kvmTdpMmuClearDirtyPtMasked(tdp, first, mask, !kvm.variants.pml);
+  yield* vm.ops.wrprotMasked(slot, first, mask);
 }
 
 /** The frames of a log, as indices in the slot; for the VMM. */

@@ -1,25 +1,40 @@
 /**
- * Emulation, as far as the MMU hands instructions to it: loads, stores and locked increments of addresses that no page may be mapped at.
+ * Emulation, as far as the MMU hands instructions to it: loads, stores and locked increments of addresses that no page may be mapped at, or whose
+ * writes KVM must see; and the instructions that change the guest's paging.
  *
  *     x86_emulate_instruction
  *       decode      the processor does not say what it was, so the bytes are fetched through the guest's page tables
- *       load        no memslot has it: KVM_EXIT_MMIO; when the VMM comes back with the data the instruction is finished
- *       store       the same, without an answer; to a read-only memslot as well
+ *       retry?      a write to a shadowed table by an instruction that hardly writes page tables: its shadow pages go, the guest tries again
+ *       load        guest memory, or no memslot has it: KVM_EXIT_MMIO; when the VMM comes back with the data the instruction is finished
+ *       store       the same; a write to guest memory is followed by a look at what is shadowed there (shadow/track-write.ts)
  *
  * The instruction is the one that the guest was at: what the modelled CPU would do with it, done by KVM. Stands for x86_emulate_instruction(),
- * emulator_read_write(), complete_emulated_mmio() of 6.12 and 7.2, on a processor without decode assists and next-RIP saving.
+ * emulator_read_write(), emulator_cmpxchg_emulated(), complete_emulated_mmio() of 6.12 and 7.2, on a processor without decode assists and
+ * next-RIP saving.
  */
-import { addU64, type Steps, type U64, U64_ZERO } from "../engine/index.ts";
+import { addU64, type Steps, type U64, U64_ZERO, u64 } from "../engine/index.ts";
+import { getUser, putUser, type UserAccessSize } from "../kernel/index.ts";
 import {
+  bytesOf,
   type Gpa,
   type GuestAction,
   type GuestInstruction,
+  type Gva,
+  gpaToGfn,
+  type Hva,
+  PAGE_SIZE,
   PFERR_FETCH,
   PFERR_USER,
   PFERR_WRITE,
 } from "../machine/index.ts";
-import { kvmMmuGvaToGpa } from "./gva-to-gpa.ts";
-import { vcpuMatchMmioGpa } from "./mmio.ts";
+import { kvmMmuInvlpg, kvmSetControlRegister } from "./control-registers.ts";
+import { accessBits, permissionFault } from "./cpu-role.ts";
+import { kvmVcpuMarkPageDirty } from "./dirty-log.ts";
+import { kvmInjectEmulatedPageFault } from "./exception.ts";
+import { gvaToGpa, isVisibleMemslot, type WalkFault } from "./guest-walk.ts";
+import { gfnToHva, gfnToMemslot, memslotIsReadonly } from "./memslots.ts";
+import { vcpuMatchMmioGpa, vcpuMatchMmioGva } from "./mmio.ts";
+import { kvmMmuTrackWrite, kvmMmuUnprotectGfnAndRetry } from "./shadow/track-write.ts";
 import type { Vcpu } from "./vcpu.ts";
 
 type AccessAction = GuestAction & { readonly kind: "access" };
@@ -36,35 +51,188 @@ export interface PendingMmio {
 /** How KVM_RUN goes on after an instruction was emulated: null to enter the guest again. */
 export type EmulationResult = "mmio" | "gave-up" | null;
 
-/** x86_decode_emulated_instruction(): fetches the instruction at hand. */
-export function* x86DecodeEmulatedInstruction(vcpu: Vcpu): Steps<void> {
-  const instruction = vcpu.guest.instructions[vcpu.guest.next] as GuestInstruction;
+/** A fault that led here. */
+export interface EmulatedFault {
+  /** Guest-physical in a direct MMU, else guest-virtual. */
+  readonly addr: number;
+  /** EMULTYPE_ALLOW_RETRY_PF: the frame is write-protected because it is shadowed; perhaps it need not be. */
+  readonly allowRetry: boolean;
+}
+
+/** x86_decode_emulated_instruction(): fetches the instruction at hand; the guest's own fault when it cannot. */
+export function* x86DecodeEmulatedInstruction(vcpu: Vcpu): Steps<WalkFault | null> {
+  const { guest } = vcpu;
+  const instruction = guest.instructions[guest.next] as GuestInstruction;
   const rip = instruction.rip ?? 0;
   const user = instruction.cpl === 3 ? PFERR_USER : 0;
-  if (instruction.rip !== null) yield* kvmMmuGvaToGpa(vcpu, instruction.rip, PFERR_FETCH + user);
-  const mode = vcpu.guest.longMode ? "prot64" : "prot32";
+  if (instruction.rip !== null) {
+    const fetched = yield* gvaToGpa(vcpu, instruction.rip, PFERR_FETCH + user);
+    if (typeof fetched !== "number") return fetched;
+  }
+  const mode = guest.mode.longMode ? "prot64" : "prot32";
   vcpu.vm.emit({ name: "kvm_emulate_insn", rip, bytes: instruction.bytes ?? "", mode });
   vcpu.count("insn_emulation");
+  return null;
 }
 
-/** x86_emulate_instruction() for a fault at `gpa`. */
-export function* x86EmulateInstruction(vcpu: Vcpu, gpa: Gpa): Steps<EmulationResult> {
-  yield* x86DecodeEmulatedInstruction(vcpu);
-  const { action } = vcpu.guest.instructions[vcpu.guest.next] as GuestInstruction;
-  // A fetch from where nothing can be mapped: real KVM gives up with an internal error.
-  if (action.kind !== "access") return "gave-up";
-  return yield* emulatorReadWrite(vcpu, gpa, action, action.access === "write");
+/** x86_emulate_instruction(). @param fault null: the instruction itself was intercepted */
+export function* x86EmulateInstruction(vcpu: Vcpu, fault: EmulatedFault | null): Steps<EmulationResult> {
+  const { guest } = vcpu;
+  const { shadow } = vcpu.vm;
+  // kvm_clear_exception_queue(): what was being delivered is found again by whoever executes the instruction.
+  vcpu.exception = null;
+  const failed = yield* x86DecodeEmulatedInstruction(vcpu);
+  if (failed !== null) return yield* propagateFault(vcpu, failed);
+  const { action } = guest.instructions[guest.next] as GuestInstruction;
+  if (fault?.allowRetry && shadow !== null && !isPageTableWriting(action)) {
+    if (yield* kvmMmuUnprotectGfnAndRetry(vcpu, shadow, fault.addr)) return null;
+  }
+  switch (action.kind) {
+    case "access":
+      return yield* emulateAccess(vcpu, action, vcpu.isDirectMmu && fault !== null ? (fault.addr as Gpa) : null);
+    case "mov-to-cr":
+      guest.next++;
+      yield* kvmSetControlRegister(vcpu, action.register, action.value);
+      return null;
+    case "invlpg":
+      guest.next++;
+      yield* kvmMmuInvlpg(vcpu, action.gva);
+      return null;
+    default:
+      // A fetch from where nothing can be mapped: real KVM gives up with an internal error.
+      return "gave-up";
+  }
 }
 
-/** emulator_read_write_onepage(): nothing is there to be read or written, so the VMM has to do it. */
-function* emulatorReadWrite(vcpu: Vcpu, gpa: Gpa, action: AccessAction, isWrite: boolean): Steps<EmulationResult> {
-  if (yield* vcpuMatchMmioGpa(vcpu, gpa)) vcpu.vm.emit({ name: "vcpu_match_mmio", gva: action.gva, gpa, isWrite });
+/** x86_page_table_writing_insn(): MOV to memory is; a locked increment is not. */
+function isPageTableWriting(action: GuestAction): boolean {
+  return action.kind === "access" && action.access === "write";
+}
+
+function* propagateFault(vcpu: Vcpu, fault: WalkFault): Steps<null> {
+  yield* kvmInjectEmulatedPageFault(vcpu, fault);
+  return null;
+}
+
+// --- memory ----------------------------------------------------------------------------------------------------------
+
+/** @param gpa where the access that faulted goes, if that is known */
+function* emulateAccess(vcpu: Vcpu, action: AccessAction, gpa: Gpa | null): Steps<EmulationResult> {
+  const isWrite = action.access === "write";
+  for (const piece of isWrite ? piecesOf(action) : [action]) {
+    const result = yield* emulatorReadWrite(vcpu, piece, gpa, isWrite);
+    if (result === "faulted") return null;
+    if (result !== null) return result;
+  }
+  if (action.access !== "rmw") {
+    vcpu.guest.next++;
+    return null;
+  }
+  return yield* emulatorCmpxchg(vcpu, { ...action, value: addU64(vcpu.guest.lastRead, action.value) });
+}
+
+/** A write across pages is made in two. */
+function piecesOf(action: AccessAction): AccessAction[] {
+  const { gva, size, value } = action;
+  const inFirst = PAGE_SIZE - (gva % PAGE_SIZE);
+  if (inFirst >= size) return [action];
+  const bytes = bytesOf(value, size);
+  return bytes.map((byte, i) => ({ ...action, gva: (gva + i) as Gva, size: 1, value: u64(0, byte) }));
+}
+
+/** emulator_read_write_onepage(): null when it is done. */
+function* emulatorReadWrite(
+  vcpu: Vcpu,
+  action: AccessAction,
+  known: Gpa | null,
+  isWrite: boolean,
+): Steps<EmulationResult | "faulted"> {
+  const place = yield* mmioGvaToGpa(vcpu, action.gva, known, isWrite);
+  if ("kind" in place) {
+    yield* propagateFault(vcpu, place);
+    return "faulted";
+  }
+  const { gpa } = place;
+  if (!place.isMmio && (yield* accessGuestMemory(vcpu, gpa, action, isWrite))) return null;
   const data = isWrite ? action.value : U64_ZERO;
   vcpu.vm.emit({ name: "kvm_mmio", kind: isWrite ? "write" : "unsatisfied-read", len: action.size, gpa, value: data });
   vcpu.count("mmio_exits");
   vcpu.mmio = { gpa, action, isWrite, data };
   vcpu.vm.emit({ name: "kvm_userspace_exit", reason: "KVM_EXIT_MMIO", code: 6 });
   return "mmio";
+}
+
+/** vcpu_mmio_gva_to_gpa(), vcpu_is_mmio_gpa() */
+function* mmioGvaToGpa(
+  vcpu: Vcpu,
+  gva: Gva,
+  known: Gpa | null,
+  isWrite: boolean,
+): Steps<{ readonly gpa: Gpa; readonly isMmio: boolean } | WalkFault> {
+  const { kernel } = vcpu.vm.kvm.variants;
+  const { mode } = vcpu.guest;
+  const access = (vcpu.guest.cpl === 3 ? PFERR_USER : 0) | (isWrite ? PFERR_WRITE : 0);
+  if (known !== null && known % PAGE_SIZE === gva % PAGE_SIZE) return yield* mmioGpa(vcpu, gva, known, isWrite);
+  if (yield* vcpuMatchMmioGva(vcpu, gva)) {
+    // What is remembered are W and U: 7.2 asks for the right to read as well, and so always walks for a read.
+    const denied = mode.paging ? permissionFault(accessBits(kernel), mode, vcpu.mmioAccess.value, access) : 0;
+    if (denied === 0) {
+      const gpa = (vcpu.mmioGfn.value * PAGE_SIZE + (gva % PAGE_SIZE)) as Gpa;
+      vcpu.vm.emit({ name: "vcpu_match_mmio", gva, gpa, isWrite, byGpa: false });
+      return { gpa, isMmio: true };
+    }
+  }
+  const gpa = yield* gvaToGpa(vcpu, gva, access);
+  return typeof gpa === "number" ? yield* mmioGpa(vcpu, gva, gpa, isWrite) : gpa;
+}
+
+function* mmioGpa(vcpu: Vcpu, gva: Gva, gpa: Gpa, isWrite: boolean): Steps<{ gpa: Gpa; isMmio: boolean }> {
+  const isMmio = yield* vcpuMatchMmioGpa(vcpu, gpa);
+  if (isMmio) vcpu.vm.emit({ name: "vcpu_match_mmio", gva, gpa, isWrite, byGpa: true });
+  return { gpa, isMmio };
+}
+
+/** read_emulate(), emulator_write_phys(): false when no memslot has it, or none that may be written. */
+function* accessGuestMemory(vcpu: Vcpu, gpa: Gpa, action: AccessAction, isWrite: boolean): Steps<boolean> {
+  const { kvm, shadow } = vcpu.vm;
+  const frame = gpaToGfn(gpa);
+  const slot = yield* gfnToMemslot(kvm.memslots, frame);
+  if (!isVisibleMemslot(slot) || (isWrite && memslotIsReadonly(slot))) return false;
+  const hva = (gfnToHva(slot, frame) + (gpa % PAGE_SIZE)) as Hva;
+  if (!isWrite) {
+    if (hva % action.size === 0) {
+      const found = yield* getUser(kvm.mm, hva, action.size);
+      if (found === null) return false;
+      vcpu.guest.lastRead = found;
+    }
+    return true;
+  }
+  if (!(yield* writeUser(vcpu, hva, action))) return false;
+  yield* kvmVcpuMarkPageDirty(vcpu, frame);
+  if (shadow !== null) yield* kvmMmuTrackWrite(vcpu, shadow, gpa, action.size);
+  return true;
+}
+
+function* writeUser(vcpu: Vcpu, hva: Hva, { size, value }: AccessAction): Steps<boolean> {
+  const { mm } = vcpu.vm.kvm;
+  if (hva % size === 0) return yield* putUser(mm, hva, value, size as UserAccessSize);
+  for (const [i, byte] of bytesOf(value, size).entries()) {
+    if (!(yield* putUser(mm, (hva + i) as Hva, u64(0, byte), 1))) return false;
+  }
+  return true;
+}
+
+/** emulator_cmpxchg_emulated(): the write of a locked instruction; where there is no memory it ends as a plain write. */
+function* emulatorCmpxchg(vcpu: Vcpu, action: AccessAction): Steps<EmulationResult> {
+  const gpa = yield* gvaToGpa(vcpu, action.gva, PFERR_WRITE | (vcpu.guest.cpl === 3 ? PFERR_USER : 0));
+  const known = typeof gpa === "number" ? gpa : null;
+  if (known !== null && (yield* accessGuestMemory(vcpu, known, action, true))) {
+    vcpu.guest.next++;
+    return null;
+  }
+  const result = yield* emulatorReadWrite(vcpu, action, vcpu.isDirectMmu ? known : null, true);
+  if (result === null) vcpu.guest.next++;
+  return result === "faulted" ? null : result;
 }
 
 /** complete_emulated_mmio(): the VMM is back; the instruction ends, or goes on to its write. */
@@ -74,11 +242,7 @@ export function* completeEmulatedMmio(vcpu: Vcpu, pending: PendingMmio): Steps<E
   if (!pending.isWrite) {
     vcpu.vm.emit({ name: "kvm_mmio", kind: "read", len: action.size, gpa, value: data });
     vcpu.guest.lastRead = data;
-    if (action.access === "rmw") {
-      // A locked instruction: emulator_cmpxchg_emulated() looks for the page, and ends as a plain write.
-      yield* kvmMmuGvaToGpa(vcpu, action.gva, PFERR_WRITE);
-      return yield* emulatorReadWrite(vcpu, gpa, { ...action, value: addU64(data, action.value) }, true);
-    }
+    if (action.access === "rmw") return yield* emulatorCmpxchg(vcpu, { ...action, value: addU64(data, action.value) });
   }
   vcpu.guest.next++;
   return null;

@@ -24,15 +24,21 @@ export function* kvmMmuHugepageAdjust(kvm: Kvm, fault: KvmPageFault, slot: KvmMe
   fault.hugePageDisallowed = fault.exec && kvm.params.nxHugePages;
   // Writes are logged by the 4K page.
   if (kvmSlotDirtyTrackEnabled(slot)) return;
-  fault.reqLevel = yield* kvmMmuMaxMappingLevel(kvm, slot, fault.gfn);
+  if (fault.maxLevel === PG_LEVEL_4K) return;
+  fault.reqLevel = yield* kvmMmuMaxMappingLevel(kvm, slot, fault.gfn, fault.maxLevel);
   if (fault.reqLevel === PG_LEVEL_4K || fault.hugePageDisallowed) return;
   fault.goalLevel = fault.reqLevel;
   fault.pfn = alignToLevel(fault.pfn, fault.goalLevel);
 }
 
 /** kvm_mmu_max_mapping_level() */
-export function* kvmMmuMaxMappingLevel(kvm: Kvm, slot: KvmMemorySlot, frame: Gfn): Steps<number> {
-  let level = PG_LEVEL_1G;
+export function* kvmMmuMaxMappingLevel(
+  kvm: Kvm,
+  slot: KvmMemorySlot,
+  frame: Gfn,
+  maxLevel: number = PG_LEVEL_1G,
+): Steps<number> {
+  let level = Math.min(maxLevel, PG_LEVEL_1G);
   while (level > PG_LEVEL_4K && isLpageDisallowed(kvm.world, slot, frame, level)) level--;
   if (level === PG_LEVEL_4K) return level;
   return Math.min(level, yield* hostMappingLevel(kvm.mm, gfnToHva(slot, frame)));

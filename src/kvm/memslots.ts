@@ -30,6 +30,9 @@ export const KVM_MEMSLOT_INVALID = 1 << 16;
 /** Bit 63 in Linux; generations here are numbers, so the highest that is exact. */
 export const KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS = 2 ** 52;
 
+/** Sizes of pages that have reverse maps. */
+const RMAP_LEVELS = 3;
+
 const SLOT_FIELDS = {
   base_gfn: u53,
   npages: u53,
@@ -40,6 +43,9 @@ const SLOT_FIELDS = {
   lpage_info: arrayOf(ptr, LPAGE_LEVELS.length),
   /** slot->dirty_bitmap; 0 when there is none. */
   dirty_bitmap: ptr,
+  /** slot->arch.rmap, by level from 4K up, and slot->arch.gfn_write_track; 0 until there are shadow pages. */
+  rmap: arrayOf(ptr, RMAP_LEVELS),
+  gfn_write_track: ptr,
 };
 const SLOT = new Struct("kvm_memory_slot", SLOT_FIELDS);
 export type KvmMemorySlot = View<typeof SLOT_FIELDS>;
@@ -158,11 +164,12 @@ export function copyOfSlot(world: World, slot: KvmMemorySlot, flags: number): Kv
     world,
     `memslot ${slot.id.value}${(flags & KVM_MEMSLOT_INVALID) !== 0 ? " (invalid)" : ""}`,
   );
-  for (const field of ["base_gfn", "npages", "userspace_addr", "id", "dirty_bitmap"] as const) {
+  for (const field of ["base_gfn", "npages", "userspace_addr", "id", "dirty_bitmap", "gfn_write_track"] as const) {
     made[field].value = slot[field].value;
   }
   made.flags.value = flags;
   for (const i of LPAGE_LEVELS.keys()) made.lpage_info(i).value = slot.lpage_info(i).value;
+  for (let i = 0; i < RMAP_LEVELS; i++) made.rmap(i).value = slot.rmap(i).value;
   return made;
 }
 

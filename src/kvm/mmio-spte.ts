@@ -16,7 +16,7 @@ import type { KernelVersion } from "./variants.ts";
 /** shadow_mmio_value and shadow_mmio_mask: bit 51, and the present bit. */
 const MMIO_VALUE: U64 = u64(1 << 19, 1);
 /** shadow_mmio_access_mask: W and U. */
-const MMIO_ACCESS_MASK = 6;
+export const MMIO_ACCESS_MASK = 6;
 
 const LOW_START = 3;
 const HIGH_BITS = 11;

@@ -8,11 +8,16 @@
  * Stands for handle_mmio_page_fault(), check_mmio_spte(), vcpu_cache_mmio_info() of 6.12 and 7.2.
  */
 import { load, type Steps } from "../engine/index.ts";
-import { rcuReadLock, rcuReadUnlock } from "../kernel/index.ts";
-import { type Gfn, type Gpa, gpaToGfn, PG_LEVEL_4K, gfn as toGfn } from "../machine/index.ts";
+import { type Gfn, type Gpa, type Gva, gpaToGfn, PAGE_SIZE } from "../machine/index.ts";
 import { KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS, kvmMemslots } from "./memslots.ts";
-import { getMmioSpteAccess, getMmioSpteGeneration, getMmioSpteGfn, isMmioSpte, mmioGenerationOf } from "./mmio-spte.ts";
-import { tdpIterNext, tdpIterStart } from "./tdp-iter.ts";
+import {
+  getMmioSpteAccess,
+  getMmioSpteGeneration,
+  getMmioSpteGfn,
+  isMmioSpte,
+  MMIO_ACCESS_MASK,
+  mmioGenerationOf,
+} from "./mmio-spte.ts";
 import type { Vcpu } from "./vcpu.ts";
 
 /** kvm_memslots(kvm)->generation */
@@ -21,21 +26,15 @@ export function* memslotsGeneration(vcpu: Vcpu): Steps<number> {
   return yield* load(slots.generation);
 }
 
-/** handle_mmio_page_fault(): "invalid" when the ordinary path has to look at the frame. */
-export function* handleMmioPageFault(vcpu: Vcpu, addr: Gpa): Steps<"emulate" | "invalid" | "retry"> {
-  if (yield* vcpuMatchMmioGpa(vcpu, addr)) return "emulate";
-  const { tdp, kvm } = vcpu.vm;
-  const { kernel } = kvm.variants;
-  const frame = gpaToGfn(addr);
-  // get_mmio_spte(): the last entry that a walk gets to, without mmu_lock.
-  yield* rcuReadLock(kvm.kernel.rcu);
-  const root = tdp.pages.ofEntry(vcpu.rootHpa.value);
-  const iter = yield* tdpIterStart(tdp.world, root, PG_LEVEL_4K, frame, toGfn(frame + 1));
-  let spte = iter.oldSpte;
-  for (; iter.valid; yield* tdpIterNext(iter)) spte = iter.oldSpte;
-  yield* rcuReadUnlock(kvm.kernel.rcu);
+/** handle_mmio_page_fault(): "invalid" when the ordinary path has to look at the frame. @param addr guest-virtual where there is no direct MMU */
+export function* handleMmioPageFault(vcpu: Vcpu, addr: number): Steps<"emulate" | "invalid" | "retry"> {
+  const { kernel } = vcpu.vm.kvm.variants;
+  const direct = vcpu.isDirectMmu;
+  const isCached = direct ? vcpuMatchMmioGpa(vcpu, addr as Gpa) : vcpuMatchMmioGva(vcpu, addr as Gva);
+  if (yield* isCached) return "emulate";
+  const spte = yield* vcpu.vm.ops.lastSpte(vcpu, addr);
   // Zapped meanwhile: the guest faults again.
-  if (!isMmioSpte(spte)) return "retry";
+  if (spte === null || !isMmioSpte(spte)) return "retry";
   const generation = yield* memslotsGeneration(vcpu);
   // While an update is under way nothing old is believed.
   if (generation >= KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS) return "invalid";
@@ -45,21 +44,34 @@ export function* handleMmioPageFault(vcpu: Vcpu, addr: Gpa): Steps<"emulate" | "
   if (kvmGen !== spteGen) return "invalid";
   const gfn = getMmioSpteGfn(spte);
   const access = getMmioSpteAccess(spte);
-  vcpu.vm.emit({ name: "handle_mmio_page_fault", addr: 0, gfn, access });
-  yield* vcpuCacheMmioInfo(vcpu, gfn);
+  const gva = direct ? 0 : addr;
+  vcpu.vm.emit({ name: "handle_mmio_page_fault", addr: gva, gfn, access });
+  yield* vcpuCacheMmioInfo(vcpu, { gva, gfn, access });
   return "emulate";
 }
 
-/** vcpu_cache_mmio_info(), for a guest-physical address. */
-export function* vcpuCacheMmioInfo(vcpu: Vcpu, gfn: Gfn): Steps<void> {
+/** vcpu_cache_mmio_info(). `gva` is 0 where only the guest-physical address is known. */
+export function* vcpuCacheMmioInfo(
+  vcpu: Vcpu,
+  info: { readonly gva: number; readonly gfn: Gfn; readonly access: number },
+): Steps<void> {
   const generation = yield* memslotsGeneration(vcpu);
   if (generation >= KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS) return;
-  vcpu.mmioGfn.value = gfn;
+  vcpu.mmioGva.value = info.gva - (info.gva % PAGE_SIZE);
+  vcpu.mmioGfn.value = info.gfn;
+  vcpu.mmioAccess.value = info.access & MMIO_ACCESS_MASK;
   vcpu.mmioGen.value = generation;
 }
 
 /** vcpu_match_mmio_gpa(): the frame is the last one that was found to be MMIO, and no memslot was changed since. */
 export function* vcpuMatchMmioGpa(vcpu: Vcpu, addr: Gpa): Steps<boolean> {
   if (vcpu.mmioGfn.value === 0 || vcpu.mmioGfn.value !== gpaToGfn(addr)) return false;
+  return vcpu.mmioGen.value === (yield* memslotsGeneration(vcpu));
+}
+
+/** vcpu_match_mmio_gva(): the same by the page that the guest used. */
+export function* vcpuMatchMmioGva(vcpu: Vcpu, addr: Gva): Steps<boolean> {
+  const page = vcpu.mmioGva.value;
+  if (page === 0 || page !== addr - (addr % PAGE_SIZE)) return false;
   return vcpu.mmioGen.value === (yield* memslotsGeneration(vcpu));
 }

@@ -16,27 +16,23 @@ import type { KvmMemorySlot } from "./memslots.ts";
 import { mmioGenerationOf } from "./mmio-spte.ts";
 import { kvmMmuInvalidateBegin, kvmMmuInvalidateEnd, kvmMmuInvalidateRangeAdd } from "./mmu-notifier.ts";
 import { KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, kvmFlushRemoteTlbs, kvmMakeAllCpusRequest } from "./requests.ts";
-import {
-  kvmTdpMmuInvalidateRoots,
-  kvmTdpMmuUnmapGfnRange,
-  kvmTdpMmuZapInvalidatedRoots,
-  kvmTdpMmuZapLeafs,
-} from "./tdp-zap.ts";
+import { kvmTdpMmuUnmapGfnRange, kvmTdpMmuZapLeafs } from "./tdp-zap.ts";
 import type { Vm } from "./vm.ts";
 
 /** kvm_mmu_zap_all_fast() */
 export function* kvmMmuZapAllFast(vm: Vm): Steps<void> {
-  const { kvm, tdp } = vm;
+  const { kvm } = vm;
   assertHeld(kvm.memslots.slotsLock);
   yield* writeLock(kvm.mmuLock);
-  vm.emit({ name: "kvm_mmu_zap_all_fast", validGen: vm.mmuValidGen.value, usedPages: 0 });
+  vm.emit({ name: "kvm_mmu_zap_all_fast", validGen: vm.mmuValidGen.value, usedPages: vm.ops.usedPages() });
   // Shadow pages of the other generation are obsolete from here on.
   vm.mmuValidGen.value ^= 1;
-  yield* kvmTdpMmuInvalidateRoots(tdp);
+  yield* vm.ops.invalidateRoots();
   // After the roots are invalid: a vCPU that takes the request before would find nothing to drop. It waits until each has left the guest.
   yield* kvmMakeAllCpusRequest(vm, KVM_REQ_MMU_FREE_OBSOLETE_ROOTS);
+  yield* vm.ops.zapObsoleteLocked();
   yield* writeUnlock(kvm.mmuLock);
-  yield* kvmTdpMmuZapInvalidatedRoots(tdp);
+  yield* vm.ops.zapInvalidatedRoots();
 }
 
 /** kvm_arch_flush_shadow_memslot(): what is mapped of the slot goes. */

@@ -20,69 +20,107 @@ import {
   type Gpa,
   gpaToGfn,
   PFERR_FETCH,
+  PFERR_GUEST_PAGE,
   PFERR_PRESENT,
   PFERR_RSVD,
+  PFERR_USER,
   PFERR_WRITE,
+  PG_LEVEL_1G,
   PG_LEVEL_4K,
 } from "../machine/index.ts";
+import { eventNeedsReinjection } from "./exception.ts";
 import { fastPageFault } from "./fast-page-fault.ts";
 import { gfnToHva, gfnToMemslot, KVM_MEMSLOT_INVALID, memslotIsReadonly } from "./memslots.ts";
 import { handleMmioPageFault, vcpuCacheMmioInfo } from "./mmio.ts";
 import { mmuInvalidateRetryGfn, mmuInvalidateRetryGfnUnsafe } from "./mmu-notifier.ts";
 import { isObsoleteRoot } from "./mmu-roots.ts";
 import { errorBit, KVM_PFN_NOSLOT, type KvmPageFault, type RetPf } from "./page-fault.ts";
+import { kvmMmuUnprotectGfnAndRetry } from "./shadow/track-write.ts";
 import { kvmTdpMmuMap } from "./tdp-map.ts";
 import type { Vcpu } from "./vcpu.ts";
 
 /** What the vCPU does after a fault. */
-type FaultOutcome = "resume" | "emulate" | "efault";
+export interface FaultOutcome {
+  readonly kind: "resume" | "emulate" | "efault";
+  /** See {@link EmulatedFault}. */
+  readonly allowRetry: boolean;
+}
 
-/** kvm_mmu_page_fault() */
-export function* kvmMmuPageFault(vcpu: Vcpu, addr: Gpa, errorCode: number): Steps<FaultOutcome> {
+const outcome = (kind: FaultOutcome["kind"], allowRetry = false): FaultOutcome => ({ kind, allowRetry });
+
+/** kvm_mmu_page_fault(). @param addr guest-physical with nested paging, guest-virtual without */
+export function* kvmMmuPageFault(vcpu: Vcpu, addr: number, errorCode: number): Steps<FaultOutcome> {
   let result: RetPf = "invalid";
+  let allowRetry = false;
   if (errorBit(errorCode, PFERR_RSVD)) {
     result = yield* handleMmioPageFault(vcpu, addr);
-    if (result === "emulate") return "emulate";
+    if (result === "emulate") return outcome("emulate");
   }
   if (result === "invalid") {
     vcpu.count("pf_taken");
     result = yield* kvmMmuDoPageFault(vcpu, addr, errorCode, false);
-    if (result === "fixed") vcpu.count("pf_fixed");
-    if (result === "emulate") vcpu.count("pf_emulate");
-    if (result === "spurious") vcpu.count("pf_spurious");
   }
-  if (result === "error") return "efault";
-  return result === "emulate" ? "emulate" : "resume";
+  if (result === "write-protected") {
+    const handled = yield* kvmMmuWriteProtectFault(vcpu, addr, errorCode);
+    result = handled === "retry" ? "retry" : "emulate";
+    allowRetry = handled === "emulate-or-retry";
+  }
+  if (result === "fixed") vcpu.count("pf_fixed");
+  if (result === "emulate") vcpu.count("pf_emulate");
+  if (result === "spurious") vcpu.count("pf_spurious");
+  if (result === "error") return outcome("efault");
+  return result === "emulate" ? outcome("emulate", allowRetry) : outcome("resume");
+}
+
+/** kvm_mmu_write_protect_fault(): a write to a frame that is shadowed. */
+function* kvmMmuWriteProtectFault(
+  vcpu: Vcpu,
+  addr: number,
+  errorCode: number,
+): Steps<"retry" | "emulate" | "emulate-or-retry"> {
+  const { shadow } = vcpu.vm;
+  const { lastRetryRip, lastRetryAddr } = vcpu.mmu;
+  // It was let try once, and is here again: it would be here for ever.
+  if (lastRetryRip.value === vcpu.guest.rip && lastRetryAddr.value === addr) return "emulate";
+  lastRetryRip.value = 0;
+  lastRetryAddr.value = 0;
+  const isTableWalk = errorBit(errorCode, PFERR_GUEST_PAGE) && errorBit(errorCode, PFERR_WRITE);
+  const cannotEmulate = vcpu.isDirectMmu ? isTableWalk : eventNeedsReinjection(vcpu);
+  if (cannotEmulate && shadow !== null && (yield* kvmMmuUnprotectGfnAndRetry(vcpu, shadow, addr))) return "retry";
+  return "emulate-or-retry";
 }
 
 /** kvm_mmu_do_page_fault() */
-export function* kvmMmuDoPageFault(vcpu: Vcpu, addr: Gpa, errorCode: number, prefetch: boolean): Steps<RetPf> {
+export function* kvmMmuDoPageFault(vcpu: Vcpu, addr: number, errorCode: number, prefetch: boolean): Steps<RetPf> {
   const fault: KvmPageFault = {
-    addr,
+    addr: addr as Gpa,
     errorCode,
     exec: errorBit(errorCode, PFERR_FETCH),
     write: errorBit(errorCode, PFERR_WRITE),
     present: errorBit(errorCode, PFERR_PRESENT),
+    user: errorBit(errorCode, PFERR_USER),
     prefetch,
-    gfn: gpaToGfn(addr),
+    gfn: gpaToGfn(addr as Gpa),
     slot: null,
     mmuSeq: 0,
     pfn: KVM_PFN_NOSLOT,
     mapWritable: false,
+    maxLevel: PG_LEVEL_1G,
     reqLevel: PG_LEVEL_4K,
     goalLevel: PG_LEVEL_4K,
     hugePageDisallowed: false,
+    writeFaultToShadowPgtable: false,
   };
-  fault.slot = yield* gfnToMemslot(vcpu.vm.kvm.memslots, fault.gfn);
-  return yield* kvmTdpMmuPageFault(vcpu, fault);
+  if (vcpu.isDirectMmu) fault.slot = yield* gfnToMemslot(vcpu.vm.kvm.memslots, fault.gfn);
+  return yield* vcpu.vm.ops.pageFault(vcpu, fault);
 }
 
 /** kvm_tdp_mmu_page_fault() */
-function* kvmTdpMmuPageFault(vcpu: Vcpu, fault: KvmPageFault): Steps<RetPf> {
+export function* kvmTdpMmuPageFault(vcpu: Vcpu, fault: KvmPageFault): Steps<RetPf> {
   const { kvm, tdp } = vcpu.vm;
   const fast = yield* fastPageFault(vcpu, fault);
   if (fast !== "invalid") return fast;
-  const faultin = yield* kvmMmuFaultinPfn(vcpu, fault);
+  const faultin = yield* kvmMmuFaultinPfn(vcpu, fault, tdp.roles.accessAll);
   if (faultin !== "continue") return faultin;
   let result: RetPf = "retry";
   const found = fault.pfn;
@@ -96,12 +134,12 @@ function* kvmTdpMmuPageFault(vcpu: Vcpu, fault: KvmPageFault): Steps<RetPf> {
 // --- the host's part -------------------------------------------------------------------------------------------------
 
 /** kvm_mmu_faultin_pfn(): the frame, and a sequence number from before it was looked up. */
-function* kvmMmuFaultinPfn(vcpu: Vcpu, fault: KvmPageFault): Steps<RetPf> {
+export function* kvmMmuFaultinPfn(vcpu: Vcpu, fault: KvmPageFault, access: number): Steps<RetPf> {
   const { kvm } = vcpu.vm;
   // Read before the frame is looked up: an invalidation that the look-up does not see moves it.
   fault.mmuSeq = yield* load(kvm.mmuInvalidateSeq);
   const { slot } = fault;
-  if (slot === null) return yield* kvmHandleNoslotFault(vcpu, fault);
+  if (slot === null) return yield* kvmHandleNoslotFault(vcpu, fault, access);
   if ((slot.flags.value & KVM_MEMSLOT_INVALID) !== 0) return "retry";
   // Two looks without the lock, only to spare taking it in vain.
   if (yield* mmuInvalidateRetryGfnUnsafe(kvm, fault.mmuSeq, fault.gfn)) return "retry";
@@ -119,8 +157,9 @@ function* kvmMmuFaultinPfn(vcpu: Vcpu, fault: KvmPageFault): Steps<RetPf> {
 }
 
 /** kvm_handle_noslot_fault(): the vCPU remembers the frame; the entry will say that it is MMIO. */
-function* kvmHandleNoslotFault(vcpu: Vcpu, fault: KvmPageFault): Steps<RetPf> {
-  yield* vcpuCacheMmioInfo(vcpu, fault.gfn);
+function* kvmHandleNoslotFault(vcpu: Vcpu, fault: KvmPageFault, access: number): Steps<RetPf> {
+  const gva = vcpu.vm.kvm.params.npt ? 0 : fault.addr;
+  yield* vcpuCacheMmioInfo(vcpu, { gva, gfn: fault.gfn, access });
   // Such an address has no place in an entry.
   return fault.gfn > GFN_MAX ? "emulate" : "continue";
 }

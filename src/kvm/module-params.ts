@@ -2,6 +2,10 @@
  * Parameters of the kvm module that the MMU looks at when it acts, as it does: writing one changes what happens from then on.
  */
 export interface ModuleParams {
+  /** npt of kvm_amd: nested paging; without it the guest's tables are shadowed. */
+  npt: boolean;
+  /** tdp_mmu: nested tables are the TDP MMU's; else they are made of direct shadow pages. */
+  tdpMmu: boolean;
   /** eager_page_split: huge pages are split when dirty logging begins, not by the first write to each. */
   eagerPageSplit: boolean;
   /** nx_huge_pages: a huge page is not executable, and is split when it is executed. */
@@ -15,6 +19,8 @@ export interface ModuleParams {
 /** What a module has that is loaded on a CPU without the iTLB multihit erratum. */
 export function defaultModuleParams(): ModuleParams {
   return {
+    npt: true,
+    tdpMmu: true,
     eagerPageSplit: true,
     nxHugePages: false,
     nxHugePagesRecoveryRatio: 60,

@@ -9,7 +9,7 @@
  * One of the two sees the other. After kvm_flush_remote_tlbs() has returned, no vCPU is in the guest with a translation from before: it has
  * left on the IPI, and flushes before it enters again. One that was outside is not waited for.
  */
-import { compareExchange, fetchAnd, fetchOr, load, type Steps } from "../engine/index.ts";
+import { compareExchange, fetchAnd, fetchOr, load, type Operation, type Steps } from "../engine/index.ts";
 import { current } from "../kernel/index.ts";
 import { interrupt, interruptAndWait } from "../machine/index.ts";
 import type { StatEvent } from "./trace.ts";
@@ -20,16 +20,26 @@ export const KVM_REQ_TLB_FLUSH = 1 << 0;
 export const KVM_REQ_MMU_FREE_OBSOLETE_ROOTS = 1 << 1;
 export const KVM_REQ_CLOCK_UPDATE = 1 << 2;
 export const KVM_REQ_DIRTY_RING_SOFT_FULL = 1 << 3;
+/** The vCPU brings its root in step; flushes what its own ASID has; does both for the guest, in all of its address spaces. */
+export const KVM_REQ_MMU_SYNC = 1 << 4;
+export const KVM_REQ_TLB_FLUSH_CURRENT = 1 << 5;
+export const KVM_REQ_TLB_FLUSH_GUEST = 1 << 6;
 
 export const OUTSIDE_GUEST_MODE = 0;
 export const IN_GUEST_MODE = 1;
 export const EXITING_GUEST_MODE = 2;
+export const READING_SHADOW_PAGE_TABLES = 3;
 
 /** kvm_check_request(): true when it was pending; clears it, and orders what follows after it. */
 export function* kvmCheckRequest(vcpu: Vcpu, request: number): Steps<boolean> {
   if (((yield* load(vcpu.requests)) & request) === 0) return false;
   yield* fetchAnd(vcpu.requests, ~request >>> 0);
   return true;
+}
+
+/** kvm_make_request(), of the running vCPU itself. */
+export function kvmMakeRequest(vcpu: Vcpu, request: number): Operation<number> {
+  return fetchOr(vcpu.requests, request, `kvm_make_request(vcpu ${vcpu.id})`);
 }
 
 /** kvm_make_all_cpus_request(), for requests that wait: true when a CPU had to be interrupted. */

@@ -103,7 +103,7 @@ export class TdpMmu {
 }
 
 export function spText(sp: KvmMmuPage): SpText {
-  return { gfn: sp.gfn.value, role: sp.role.value, rootCount: sp.tdp_mmu_root_count.value, unsync: false };
+  return { gen: 0, gfn: sp.gfn.value, role: sp.role.value, rootCount: sp.tdp_mmu_root_count.value, unsync: false };
 }
 
 // --- changing entries ------------------------------------------------------------------------------------------------

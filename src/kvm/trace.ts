@@ -12,6 +12,8 @@ import type { KernelVersion } from "./variants.ts";
 
 /** What the tracepoints print of a shadow page. */
 export interface SpText {
+  /** mmu_valid_gen of a shadow page; 0 for one of the TDP MMU. */
+  readonly gen: number;
   readonly gfn: number;
   readonly role: number;
   readonly rootCount: number;
@@ -27,7 +29,13 @@ export type KvmEvent =
       readonly errorCode: number;
     }
   | { readonly name: "kvm_userspace_exit"; readonly reason: string; readonly code: number }
-  | { readonly name: "kvm_entry"; readonly vcpu: number; readonly rip: number }
+  | {
+      readonly name: "kvm_entry";
+      readonly vcpu: number;
+      readonly rip: number;
+      /** The error code of a page fault that is injected; null: nothing is. */
+      readonly injected: number | null;
+    }
   | {
       readonly name: "kvm_exit";
       readonly vcpu: number;
@@ -36,6 +44,8 @@ export type KvmEvent =
       readonly info1: number;
       readonly info2: number;
       readonly requests: number;
+      /** The error code of a page fault whose delivery was cut short; null: there was none. */
+      readonly interrupted: number | null;
     }
   | { readonly name: "kvm_mmu_zap_all_fast"; readonly validGen: number; readonly usedPages: number }
   | {
@@ -53,7 +63,13 @@ export type KvmEvent =
       readonly valid: boolean;
     }
   | { readonly name: "handle_mmio_page_fault"; readonly addr: number; readonly gfn: number; readonly access: number }
-  | { readonly name: "vcpu_match_mmio"; readonly gva: number; readonly gpa: number; readonly isWrite: boolean }
+  | {
+      readonly name: "vcpu_match_mmio";
+      readonly gva: number;
+      readonly gpa: number;
+      readonly isWrite: boolean;
+      readonly byGpa: boolean;
+    }
   | {
       readonly name: "kvm_mmio";
       readonly kind: "unsatisfied-read" | "read" | "write";
@@ -86,7 +102,9 @@ export type KvmEvent =
     }
   | { readonly name: "kvm_dirty_ring_exit"; readonly vcpu: number }
   | { readonly name: "kvm_mmu_get_page"; readonly sp: SpText; readonly created: boolean }
-  | { readonly name: "kvm_mmu_prepare_zap_page"; readonly sp: SpText }
+  | { readonly name: "kvm_mmu_prepare_zap_page" | "kvm_mmu_sync_page" | "kvm_mmu_unsync_page"; readonly sp: SpText }
+  | { readonly name: "kvm_mmu_walker_error"; readonly errorCode: number }
+  | { readonly name: "kvm_inj_exception"; readonly errorCode: number; readonly reinjected: boolean }
   | {
       readonly name: "kvm_mmu_spte_requested";
       readonly gfn: number;
@@ -159,13 +177,13 @@ export function formatEvent(event: KvmEvent, kernel: KernelVersion, layout: Spte
     case "kvm_userspace_exit":
       return `reason ${event.reason} (${event.code})`;
     case "kvm_entry": {
-      const injected = kernel === "7.2" ? " intr_info 0x00000000 error_code 0x00000000" : "";
+      const injected = kernel === "7.2" ? formatEventInfo(event.injected) : "";
       return `vcpu ${event.vcpu}, rip 0x${hex(event.rip)}${injected}`;
     }
     case "kvm_exit": {
       const requests = kernel === "7.2" ? ` requests ${padded16(event.requests)}` : "";
       const infos = `info1 ${padded16(event.info1)} info2 ${padded16(event.info2)}`;
-      return `vcpu ${event.vcpu} reason ${event.reason} rip 0x${hex(event.rip)} ${infos} intr_info 0x00000000 error_code 0x00000000${requests}`;
+      return `vcpu ${event.vcpu} reason ${event.reason} rip 0x${hex(event.rip)} ${infos}${formatEventInfo(event.interrupted)}${requests}`;
     }
     case "kvm_mmu_zap_all_fast":
       return `kvm-mmu-valid-gen ${event.validGen} used_pages ${hex(event.usedPages)}`;
@@ -176,13 +194,17 @@ export function formatEvent(event: KvmEvent, kernel: KernelVersion, layout: Spte
     case "handle_mmio_page_fault":
       return `addr:${hex(event.addr)} gfn ${hex(event.gfn)} access ${hex(event.access)}`;
     case "vcpu_match_mmio":
-      return `gva 0x${hex(event.gva)} gpa 0x${hex(event.gpa)} ${event.isWrite ? "Write" : "Read"} GPA`;
+      return `gva 0x${hex(event.gva)} gpa 0x${hex(event.gpa)} ${event.isWrite ? "Write" : "Read"} ${event.byGpa ? "GPA" : "GVA"}`;
     case "kvm_mmio":
       return `mmio ${event.kind} len ${event.len} gpa 0x${hex(event.gpa)} val ${hashHex(event.value)}`;
     case "kvm_emulate_insn":
       return `0:${hex(event.rip)}:${event.bytes} (${event.mode})`;
     case "kvm_mmu_pagetable_walk":
       return `addr ${hex(event.addr)} pferr ${hex(event.pferr)} ${formatErrorCode(event.pferr)}`;
+    case "kvm_mmu_walker_error":
+      return `pferr ${hex(event.errorCode)} ${formatErrorCode(event.errorCode)}`;
+    case "kvm_inj_exception":
+      return `#PF (0x${hex(event.errorCode)})${event.reinjected ? " [reinjected]" : ""}`;
     case "kvm_mmu_paging_element":
       return `pte ${hexU64(event.pte)} level ${event.level}`;
     case "kvm_mmu_set_accessed_bit":
@@ -203,6 +225,8 @@ export function formatEvent(event: KvmEvent, kernel: KernelVersion, layout: Spte
     case "kvm_mmu_get_page":
       return `${formatSp(event.sp, kernel)} ${event.created ? "new" : "existing"}`;
     case "kvm_mmu_prepare_zap_page":
+    case "kvm_mmu_sync_page":
+    case "kvm_mmu_unsync_page":
       return formatSp(event.sp, kernel);
     case "kvm_mmu_spte_requested": {
       const access = kernel === "7.2" ? ` access ${hex(event.access)}` : "";
@@ -231,6 +255,14 @@ function zeroHex(value: number): string {
   return `0x${hex(value)}`;
 }
 
+/** EVENTINJ or EXITINTINFO of a page fault: valid, with an error code, an exception, vector 14. */
+const PF_EVENT = 0x8000_0b0e;
+
+function formatEventInfo(errorCode: number | null): string {
+  const word = (value: number): string => `0x${hex(value).padStart(8, "0")}`;
+  return ` intr_info ${word(errorCode === null ? 0 : PF_EVENT)} error_code ${word(errorCode ?? 0)}`;
+}
+
 /** `%#llx`, which the kernel prints as 0x0 for zero. */
 function hashHex(value: U64): string {
   return `0x${hexU64(value)}`;
@@ -238,7 +270,7 @@ function hashHex(value: U64): string {
 
 function formatSp(sp: SpText, kernel: KernelVersion): string {
   const role = formatRole(roleLayout(kernel), sp.role);
-  return `sp gen 0 gfn ${hex(sp.gfn)} ${role} root ${sp.rootCount} ${sp.unsync ? "unsync" : "sync"}`;
+  return `sp gen ${sp.gen} gfn ${hex(sp.gfn)} ${role} root ${sp.rootCount} ${sp.unsync ? "unsync" : "sync"}`;
 }
 
 /** The four letters of kvm_mmu_set_spte. */

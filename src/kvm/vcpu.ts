@@ -22,6 +22,7 @@ import {
   type Hpa,
   maskInterrupts,
   NO_PAGING,
+  PAGE_SIZE,
   type PagingMode,
   unmaskInterrupts,
   type VmExit,
@@ -35,19 +36,27 @@ import {
   x86DecodeEmulatedInstruction,
   x86EmulateInstruction,
 } from "./emulate.ts";
+import { completeInterrupts, injectException, type QueuedException } from "./exception.ts";
+import { traceEntry, traceExit } from "./exit-trace.ts";
 import { GfnToPfnCache } from "./gfn-to-pfn-cache.ts";
 import { kvmGuestTimeUpdate, kvmWriteSystemTime, MSR_KVM_SYSTEM_TIME_NEW } from "./kvm-clock.ts";
 import { kvmMmuPageFault } from "./mmu.ts";
-import { INVALID_ROOT, kvmMmuFreeObsoleteRoots, kvmMmuLoad } from "./mmu-roots.ts";
+import { INVALID_ROOT } from "./mmu-roots.ts";
 import {
   IN_GUEST_MODE,
   KVM_REQ_CLOCK_UPDATE,
   KVM_REQ_MMU_FREE_OBSOLETE_ROOTS,
+  KVM_REQ_MMU_SYNC,
   KVM_REQ_TLB_FLUSH,
+  KVM_REQ_TLB_FLUSH_CURRENT,
+  KVM_REQ_TLB_FLUSH_GUEST,
   kvmCheckRequest,
   OUTSIDE_GUEST_MODE,
 } from "./requests.ts";
+import { hardwareLevels } from "./shadow/roots.ts";
+import { kvmMmuSyncPrevRoots, kvmMmuSyncRoots } from "./shadow/sync.ts";
 import type { StatEvent } from "./trace.ts";
+import { VcpuMmu } from "./vcpu-mmu.ts";
 import type { Vm } from "./vm.ts";
 
 /** Frames that the CPU may log between two exits. */
@@ -62,7 +71,10 @@ export class Vcpu {
   readonly mode: CellType;
   /** mmu->root.hpa, its own thread's business. */
   readonly rootHpa: CellType;
-  /** vcpu->arch.mmio_gfn and mmio_gen: the last frame that was found to be MMIO, its own thread's business. */
+  readonly mmu: VcpuMmu;
+  /** vcpu->arch.mmio_gva, mmio_access, mmio_gfn and mmio_gen: the last frame that was found to be MMIO, its own thread's business. */
+  readonly mmioGva: CellType;
+  readonly mmioAccess: CellType;
   readonly mmioGfn: CellType;
   readonly mmioGen: CellType;
   /** vcpu->arch.pv_time: the page of its kvm-clock. */
@@ -73,6 +85,8 @@ export class Vcpu {
   guest: GuestCpu;
   /** What the VMM has to do before the vCPU can go on. */
   mmio: PendingMmio | null = null;
+  /** vcpu->arch.exception */
+  exception: QueuedException | null = null;
 
   constructor(vm: Vm, id: number, cpu: number) {
     this.vm = vm;
@@ -81,6 +95,9 @@ export class Vcpu {
     this.requests = cell(vm.world, `vcpu${id}->requests`);
     this.mode = cell(vm.world, `vcpu${id}->mode`);
     this.rootHpa = cell(vm.world, `vcpu${id}->mmu->root.hpa`);
+    this.mmu = new VcpuMmu(vm.world, id, this.rootHpa);
+    this.mmioGva = cell(vm.world, `vcpu${id}->arch.mmio_gva`);
+    this.mmioAccess = cell(vm.world, `vcpu${id}->arch.mmio_access`);
     this.mmioGfn = cell(vm.world, `vcpu${id}->arch.mmio_gfn`);
     this.mmioGen = cell(vm.world, `vcpu${id}->arch.mmio_gen`);
     this.pvTime = new GfnToPfnCache(vm.kvm, `vcpu${id}->arch.pv_time`);
@@ -103,6 +120,23 @@ export class Vcpu {
   reset(mode: PagingMode = NO_PAGING): void {
     this.guest = this.newGuestCpu(mode);
     this.mmio = null;
+    this.exception = null;
+    this.mmu.reset();
+  }
+
+  /** mmu->root_role.direct: a fault's address is guest-physical, with nested paging or without paging in the guest. */
+  get isDirectMmu(): boolean {
+    return this.vm.kvm.params.npt || !this.guest.mode.paging;
+  }
+
+  /** kvm_test_request(), by the vCPU's own thread. */
+  hasRequest(request: number): boolean {
+    return (this.requests.value & request) !== 0;
+  }
+
+  /** vcpu_clear_mmio_info(). @param gva null: whatever it is about */
+  clearMmioInfo(gva: number | null): void {
+    if (gva === null || this.mmioGva.value === gva - (gva % PAGE_SIZE)) this.mmioGva.value = 0;
   }
 
   count(stat: string): void {
@@ -132,9 +166,15 @@ export function* kvmArchVcpuIoctlRun(vcpu: Vcpu, instructions: readonly GuestIns
       result = exit;
       break;
     }
+    if (exit === "enospc") {
+      vcpu.vm.emit({ name: "kvm_userspace_exit", reason: "error", code: ENOSPC });
+      result = "efault";
+      break;
+    }
     if (guest.next !== at) faults = 0;
     at = guest.next;
-    result = exit.kind === "npf" && faults++ === faultsMax ? "gave-up" : yield* handleExit(vcpu, exit);
+    const isFault = exit.kind === "npf" || exit.kind === "page-fault";
+    result = isFault && faults++ === faultsMax ? "gave-up" : yield* handleExit(vcpu, exit);
   }
   yield* srcuReadUnlock(vcpu.vm.kvm.srcu);
   return result;
@@ -143,25 +183,43 @@ export function* kvmArchVcpuIoctlRun(vcpu: Vcpu, instructions: readonly GuestIns
 /** The requests of vcpu_enter_guest(), in Linux's order; true when the vCPU has to leave to the VMM instead. */
 function* handleRequests(vcpu: Vcpu): Steps<boolean> {
   if (vcpu.dirtyRing !== null && (yield* kvmDirtyRingCheckRequest(vcpu.dirtyRing))) return true;
-  if (yield* kvmCheckRequest(vcpu, KVM_REQ_MMU_FREE_OBSOLETE_ROOTS)) yield* kvmMmuFreeObsoleteRoots(vcpu);
+  const { shadow, ops } = vcpu.vm;
+  if (yield* kvmCheckRequest(vcpu, KVM_REQ_MMU_FREE_OBSOLETE_ROOTS)) yield* ops.freeObsoleteRoots(vcpu);
   if (yield* kvmCheckRequest(vcpu, KVM_REQ_CLOCK_UPDATE)) yield* kvmGuestTimeUpdate(vcpu);
+  if ((yield* kvmCheckRequest(vcpu, KVM_REQ_MMU_SYNC)) && shadow !== null) yield* kvmMmuSyncRoots(vcpu, shadow);
   if (yield* kvmCheckRequest(vcpu, KVM_REQ_TLB_FLUSH)) {
     vcpu.count("tlb_flush");
     vcpu.guest.tlb.flushAll();
+    // All includes its own.
+    yield* kvmCheckRequest(vcpu, KVM_REQ_TLB_FLUSH_CURRENT);
   }
+  if (yield* kvmCheckRequest(vcpu, KVM_REQ_TLB_FLUSH_CURRENT)) vcpu.guest.tlb.flushAll();
+  if (yield* kvmCheckRequest(vcpu, KVM_REQ_TLB_FLUSH_GUEST)) yield* kvmVcpuFlushTlbGuest(vcpu);
   return false;
 }
 
+/** kvm_vcpu_flush_tlb_guest(): the guest's own flush of everything, in all of its address spaces. */
+function* kvmVcpuFlushTlbGuest(vcpu: Vcpu): Steps<void> {
+  const { shadow } = vcpu.vm;
+  vcpu.count("tlb_flush");
+  if (shadow !== null && !vcpu.vm.kvm.params.npt) {
+    yield* kvmMmuSyncRoots(vcpu, shadow);
+    yield* kvmMmuSyncPrevRoots(vcpu, shadow);
+  }
+  vcpu.guest.tlb.flushAll();
+}
+
 /** vcpu_enter_guest(), up to the exit; null when a request kept it from entering. */
-function* vcpuEnterGuest(vcpu: Vcpu): Steps<VmExit | "dirty-ring-full" | null> {
+function* vcpuEnterGuest(vcpu: Vcpu): Steps<VmExit | "dirty-ring-full" | "enospc" | null> {
   const { guest } = vcpu;
-  const { kvm, interrupts } = vcpu.vm;
+  const { kvm, interrupts, ops } = vcpu.vm;
   if ((yield* load(vcpu.requests)) !== 0 && (yield* handleRequests(vcpu))) return "dirty-ring-full";
+  injectException(vcpu);
   if (vcpu.rootHpa.value === INVALID_ROOT) {
-    yield* kvmMmuLoad(vcpu);
+    if (!(yield* ops.load(vcpu))) return "enospc";
     guest.tlb.flushAll();
   }
-  guest.nestedRoot = vcpu.rootHpa.value as Hpa;
+  setHardwareRoot(vcpu);
   yield* maskInterrupts(interrupts, vcpu.cpu);
   yield* store(vcpu.mode, IN_GUEST_MODE);
   // Leaving SRCU is a full barrier: the mode is visible before the requests are read.
@@ -170,6 +228,7 @@ function* vcpuEnterGuest(vcpu: Vcpu): Steps<VmExit | "dirty-ring-full" | null> {
   if (!requested) traceEntry(vcpu);
   const exit = requested ? null : yield* vmrun(guest);
   if (exit !== null) {
+    completeInterrupts(vcpu);
     vcpu.count("exits");
     traceExit(vcpu, exit);
   }
@@ -185,64 +244,27 @@ function* vmxFlushPmlBuffer(vcpu: Vcpu): Steps<void> {
   for (const addr of vcpu.guest.pml.splice(0)) yield* kvmVcpuMarkPageDirty(vcpu, gpaToGfn(addr));
 }
 
-function traceEntry(vcpu: Vcpu): void {
-  if (!vcpu.vm.tracesExits) return;
-  const rip = vcpu.guest.instructions[vcpu.guest.next]?.rip ?? 0;
-  vcpu.vm.emit({ name: "kvm_entry", vcpu: vcpu.id, rip });
+/** kvm_mmu_load_pgd(): what the hardware starts its walks from. */
+function setHardwareRoot(vcpu: Vcpu): void {
+  const { guest } = vcpu;
+  const { shadow } = vcpu.vm;
+  const root = vcpu.rootHpa.value as Hpa;
+  guest.nestedRoot = root;
+  const isShadowed = shadow !== null && !vcpu.vm.kvm.params.npt;
+  guest.shadow = isShadowed ? { hpa: root, levels: hardwareLevels(vcpu, shadow) } : null;
 }
-
-function traceExit(vcpu: Vcpu, exit: VmExit): void {
-  if (!vcpu.vm.tracesExits || exit.kind === "done" || exit.kind === "guest-fault") return;
-  const rip = vcpu.guest.instructions[vcpu.guest.next - (exit.kind === "io" ? 1 : 0)]?.rip ?? 0;
-  const requests = vcpu.requests.peek();
-  vcpu.vm.emit({ name: "kvm_exit", vcpu: vcpu.id, rip, requests, ...exitDetails(exit, rip) });
-}
-
-/** As SVM reports an exit: for a nested fault the error code and the address, for OUT the port and where the guest goes on. */
-function exitDetails(
-  exit: Exclude<VmExit, { readonly kind: "done" | "guest-fault" }>,
-  rip: number,
-): { readonly reason: string; readonly info1: number; readonly info2: number } {
-  switch (exit.kind) {
-    case "npf":
-      return { reason: "npf", info1: exit.errorCode, info2: exit.gpa };
-    case "io":
-      return { reason: "io", info1: OUT_INFO, info2: rip + OUT_BYTES };
-    case "msr":
-      return { reason: "msr", info1: 1, info2: 0 };
-    case "interrupt":
-      return { reason: "interrupt", info1: 0, info2: 0 };
-  }
-}
-
-/** Of the guest's OUT: one byte to port 0x10. */
-const OUT_INFO = 0x100010;
-const OUT_BYTES = 2;
 
 function* handleExit(vcpu: Vcpu, exit: VmExit): Steps<RunResult | null> {
   switch (exit.kind) {
     case "interrupt":
       return null;
-    case "npf": {
-      const { gpa, errorCode, rip, reported } = exit;
+    case "npf":
       // Of an EPT violation the exit qualification is traced, of a misconfiguration nothing.
-      if (reported !== null)
-        vcpu.vm.emit({ name: "kvm_page_fault", vcpu: vcpu.id, rip, address: gpa, errorCode: reported });
-      vcpu.world.clock?.enter("page fault");
-      vcpu.world.clock?.spend("handle a page fault");
-      const outcome = yield* kvmMmuPageFault(vcpu, gpa, errorCode);
-      vcpu.world.clock?.leave("page fault");
-      if (outcome === "emulate") return yield* x86EmulateInstruction(vcpu, gpa);
-      if (outcome === "resume") return null;
-      vcpu.vm.emit({ name: "kvm_userspace_exit", reason: "error", code: EFAULT });
-      return "efault";
-    }
-    case "msr":
-      if (exit.msr === MSR_KVM_SYSTEM_TIME_NEW) yield* kvmWriteSystemTime(vcpu, exit.value);
-      // kvm_skip_emulated_instruction(): the processor does not say where the next one is.
-      yield* x86DecodeEmulatedInstruction(vcpu);
-      vcpu.guest.next++;
-      return null;
+      return yield* handlePageFault(vcpu, exit.gpa, exit.errorCode, exit.reported);
+    case "page-fault":
+      return yield* handlePageFault(vcpu, exit.gva, exit.errorCode, exit.errorCode);
+    case "intercept":
+      return yield* handleIntercept(vcpu, exit.instruction);
     case "io":
       vcpu.vm.emit({ name: "kvm_userspace_exit", reason: "KVM_EXIT_IO", code: 2 });
       return "io";
@@ -251,4 +273,34 @@ function* handleExit(vcpu: Vcpu, exit: VmExit): Steps<RunResult | null> {
   }
 }
 
+/** npf_interception(), pf_interception(). @param reported what the trace says of it; null: nothing */
+function* handlePageFault(
+  vcpu: Vcpu,
+  address: number,
+  errorCode: number,
+  reported: number | null,
+): Steps<RunResult | null> {
+  const { rip } = vcpu.guest;
+  if (reported !== null) vcpu.vm.emit({ name: "kvm_page_fault", vcpu: vcpu.id, rip, address, errorCode: reported });
+  vcpu.world.clock?.enter("page fault");
+  vcpu.world.clock?.spend("handle a page fault");
+  const { kind, allowRetry } = yield* kvmMmuPageFault(vcpu, address, errorCode);
+  vcpu.world.clock?.leave("page fault");
+  if (kind === "emulate") return yield* x86EmulateInstruction(vcpu, { addr: address, allowRetry });
+  if (kind === "resume") return null;
+  vcpu.vm.emit({ name: "kvm_userspace_exit", reason: "error", code: EFAULT });
+  return "efault";
+}
+
+/** cr_interception(), invlpg_interception(), msr_interception(), without decode assists. */
+function* handleIntercept(vcpu: Vcpu, { action }: GuestInstruction): Steps<RunResult | null> {
+  if (action.kind !== "wrmsr") return yield* x86EmulateInstruction(vcpu, null);
+  if (action.msr === MSR_KVM_SYSTEM_TIME_NEW) yield* kvmWriteSystemTime(vcpu, action.value);
+  // kvm_skip_emulated_instruction(): the processor does not say where the next one is.
+  yield* x86DecodeEmulatedInstruction(vcpu);
+  vcpu.guest.next++;
+  return null;
+}
+
 const EFAULT = 14;
+const ENOSPC = 28;

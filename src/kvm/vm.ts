@@ -1,22 +1,29 @@
 /**
  * A VM on x86: struct kvm with its TDP MMU, its vCPUs, and the interrupts of the CPUs that they run on.
  */
-import { type Cell, cell, type World } from "../engine/index.ts";
+import { type Cell, cell, type Steps, type World } from "../engine/index.ts";
 import type { Interrupts } from "../machine/index.ts";
-import { kvmAgeGfnRange } from "./aging.ts";
 import { kvmMmuSlotApplyFlags, kvmPrepareDirtyBitmap } from "./dirty-log.ts";
 import type { Kvm } from "./kvm.ts";
+import type { MemslotUpdate } from "./memory-region.ts";
 import { mmuNotifierOps } from "./mmu-notifier.ts";
+import type { MmuOps } from "./mmu-ops.ts";
 import { kvmArchFlushShadowMemslot, kvmArchMemslotsUpdated } from "./mmu-zap.ts";
 import { kvmFlushRemoteTlbs } from "./requests.ts";
+import { shadowOps } from "./shadow/ops.ts";
+import { ShadowMmu } from "./shadow/shadow-mmu.ts";
+import { adjustMmuPages } from "./shadow/zap.ts";
 import { TdpMmu } from "./tdp-mmu.ts";
-import { kvmTdpMmuUnmapGfnRange } from "./tdp-zap.ts";
+import { tdpOps } from "./tdp-ops.ts";
 import type { KvmEvent } from "./trace.ts";
 import { Vcpu } from "./vcpu.ts";
 
 export class Vm {
   readonly kvm: Kvm;
   readonly tdp: TdpMmu;
+  /** Null: the TDP MMU does everything. */
+  readonly shadow: ShadowMmu | null;
+  readonly ops: MmuOps;
   readonly interrupts: Interrupts;
   readonly vcpus: Vcpu[] = [];
   /** The tracepoints kvm_entry and kvm_exit are on. */
@@ -30,16 +37,29 @@ export class Vm {
     this.tdp = new TdpMmu(kvm);
     this.interrupts = interrupts;
     this.mmuValidGen = cell(kvm.world, "kvm->arch.mmu_valid_gen");
+    const { npt, tdpMmu } = kvm.params;
+    this.shadow = npt && tdpMmu ? null : new ShadowMmu(this);
+    this.ops = this.shadow === null ? tdpOps(this) : shadowOps(this.shadow);
     kvm.arch = {
-      unmapGfnRange: (start, end) => kvmTdpMmuUnmapGfnRange(this.tdp, start, end),
-      ageGfnRange: (start, end, test) => kvmAgeGfnRange(this.tdp, start, end, test),
+      unmapGfnRange: (start, end) => this.ops.unmapGfnRange({ start, end }),
+      ageGfnRange: (start, end, test) => this.ops.ageGfnRange({ start, end }, test),
       flushRemoteTlbs: () => kvmFlushRemoteTlbs(this),
       flushShadowMemslot: (slot) => kvmArchFlushShadowMemslot(this, slot),
       memslotsUpdated: (generation) => kvmArchMemslotsUpdated(this, generation),
-      prepareMemoryRegion: (update) => kvmPrepareDirtyBitmap(this, update),
-      commitMemoryRegion: (update) => kvmMmuSlotApplyFlags(this, update),
+      prepareMemoryRegion: (update) => {
+        if (update.new !== null) this.ops.prepareSlot(update.new);
+        kvmPrepareDirtyBitmap(this, update);
+      },
+      commitMemoryRegion: (update) => this.commitMemoryRegion(update),
     };
     kvm.mm.notifiers.push(mmuNotifierOps(kvm));
+  }
+
+  /** kvm_arch_commit_memory_region() */
+  private *commitMemoryRegion(update: MemslotUpdate): Steps<void> {
+    const resizes = update.change === "create" || update.change === "delete";
+    if (this.shadow !== null && resizes) yield* adjustMmuPages(this.shadow);
+    yield* kvmMmuSlotApplyFlags(this, update);
   }
 
   get world(): World {

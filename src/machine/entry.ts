@@ -47,13 +47,14 @@ export function isExecutable(entry: U64): boolean {
   return !testU64(entry, PT64_NX_MASK);
 }
 
-export function hasPageSize(entry: U64): boolean {
-  return (entry.lo & 0x80) !== 0;
+export function isAccessed(entry: U64): boolean {
+  return (entry.lo & 0x20) !== 0;
 }
 
-/** Physical addresses have 40 bits (MAXPHYADDR); the address bits above are reserved. */
-const RESERVED_HI = 0x000fff00;
+export function isDirty(entry: U64): boolean {
+  return (entry.lo & 0x40) !== 0;
+}
 
-export function hasReservedBits(entry: U64): boolean {
-  return (entry.hi & RESERVED_HI) !== 0;
+export function hasPageSize(entry: U64): boolean {
+  return (entry.lo & 0x80) !== 0;
 }

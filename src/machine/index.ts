@@ -3,14 +3,17 @@ export * from "./address.ts";
 export * from "./entry.ts";
 export {
   type AccessSizeOfGuest,
+  bytesOf,
+  type ExceptionHandler,
   type GuestAction,
   GuestCpu,
   type GuestInstruction,
-  NO_PAGING,
   touch,
   type VmExit,
   vmrun,
+  withControlRegister,
 } from "./guest-cpu.ts";
+export * from "./guest-exception.ts";
 export {
   Interrupts,
   interrupt,
@@ -21,4 +24,5 @@ export {
 } from "./interrupts.ts";
 export * from "./nested-format.ts";
 export * from "./page-walk.ts";
+export * from "./paging-mode.ts";
 export { Tlb } from "./tlb.ts";

@@ -1,13 +1,16 @@
 /**
- * The hardware's page walkers: nested page tables (NPT), the guest's own tables, and the two-dimensional walk through both.
+ * The hardware's page walkers: nested page tables (NPT, EPT), the guest's own tables, the two-dimensional walk through both, and the walk of
+ * the tables that a hypervisor without nested paging puts in the place of the guest's.
  *
  * A walk reads each entry once, at the moment when it gets there, so another CPU can change the tables under it. Accessed and
  * dirty bits are set by a locked update of the very entry that was read; if it has changed meanwhile the walk starts over. A walk of the
  * guest's tables treats each table entry as a guest-physical access of its own, made as a user write (the table entry may need its A bit
  * set), which is why a page-table page faults as a write even when the guest reads.
  *
- * Modelled: 4-level NPT and EPT (nested-format.ts); a guest without paging; 4-level guest paging with 4K, 2M and 1G pages. Guest permissions (U/S, W with CR0.WP, NX)
- * are checked; a violation is the guest's own page fault.
+ * Modelled: 4-level NPT and EPT (nested-format.ts); guests without paging, with 32-bit, PAE, 4-level and 5-level paging; shadow tables of 3
+ * (PAE), 4 and 5 levels. Rights are checked at the end of a walk (U/S, W with CR0.WP, NX, SMEP, SMAP with EFLAGS.AC clear); a violation is
+ * the guest's own page fault. PDPTEs are read from memory in every two-dimensional walk, as AMD does. A reserved bit is reported without the
+ * present bit, as the emulated CPU of the recordings does.
  */
 import {
   Cell,
@@ -18,13 +21,14 @@ import {
   sameU64,
   testU64,
   type U64,
+  u64,
   type World,
 } from "../engine/index.ts";
 import { type Gpa, type Gva, type Hpa, PAGE_SIZE, PG_LEVEL_4K, pagesPerLevel, tableIndex } from "./address.ts";
 import {
   entryFrame,
   hasPageSize,
-  hasReservedBits,
+  isDirty,
   isExecutable,
   isPresent,
   isUser,
@@ -33,6 +37,16 @@ import {
   PT_DIRTY_MASK,
 } from "./entry.ts";
 import { type NestedFormat, NPT_FORMAT } from "./nested-format.ts";
+import {
+  guestEntryFrame,
+  guestEntrySize,
+  guestPagesPerEntry,
+  guestTableIndex,
+  hasAddressReservedBits,
+  hasReservedBits,
+  isLastGuestEntry,
+  type PagingMode,
+} from "./paging-mode.ts";
 
 export type AccessKind = "read" | "write" | "exec";
 
@@ -57,6 +71,8 @@ export interface Translation {
   readonly level: number;
   readonly writable: boolean;
   readonly executable: boolean;
+  /** User mode may use it. */
+  readonly user: boolean;
   /** A write need not set a dirty flag any more, in neither dimension. */
   readonly dirty: boolean;
 }
@@ -71,20 +87,11 @@ export interface NestedFault {
   readonly reported: number | null;
 }
 
-/** The guest's own walk failed: it gets a #PF. */
+/** The walk of the tables that CR3 leads to failed: a #PF. */
 export interface GuestFault {
   readonly kind: "guest-fault";
   readonly gva: Gva;
   readonly errorCode: number;
-}
-
-/** The registers that decide how a guest address is translated. */
-export interface PagingMode {
-  /** CR0.PG: false means that guest-virtual is guest-physical. */
-  readonly paging: boolean;
-  readonly cr3: Gpa;
-  readonly wp: boolean;
-  readonly nx: boolean;
 }
 
 export const NPT_ROOT_LEVEL = 4;
@@ -116,7 +123,8 @@ export function* nptWalk(
       const cell = new Cell<U64>(world, table + 8 * tableIndex(frame, level), 8, true);
       const entry = yield* load(cell);
       if (!format.isPresent(entry)) return nestedFault(format, addr, kind, stage, 0);
-      if (hasReservedBits(entry) || format.isMisconfigured(entry)) return reservedFault(format, addr, kind, stage);
+      if (hasAddressReservedBits(entry) || format.isMisconfigured(entry))
+        return reservedFault(format, addr, kind, stage);
       readable &&= format.isReadable(entry);
       writable &&= format.isWritable(entry);
       executable &&= format.isExecutable(entry);
@@ -138,6 +146,7 @@ export function* nptWalk(
           level,
           writable,
           executable,
+          user: true,
           dirty,
         };
       }
@@ -184,6 +193,44 @@ function* setAccessedDirty(cell: Cell<U64>, entry: U64, wanted: U64): Steps<bool
   return sameU64(yield* compareExchange(cell, entry, updated), entry);
 }
 
+// --- rights ----------------------------------------------------------------------------------------------------------
+
+/** What the entries on the way allow, all together. */
+interface Rights {
+  readonly writable: boolean;
+  readonly executable: boolean;
+  readonly user: boolean;
+}
+
+const ALL_RIGHTS: Rights = { writable: true, executable: true, user: true };
+
+function narrowed(rights: Rights, entry: U64, nx: boolean): Rights {
+  return {
+    writable: rights.writable && isWritable(entry),
+    executable: rights.executable && (isExecutable(entry) || !nx),
+    user: rights.user && isUser(entry),
+  };
+}
+
+/** Who accesses, and what protects the supervisor from itself. */
+export interface Accessor {
+  readonly kind: AccessKind;
+  /** CPL 3. */
+  readonly user: boolean;
+  readonly wp: boolean;
+  readonly smep: boolean;
+  readonly smap: boolean;
+}
+
+function isDenied(rights: Rights, { kind, user, wp, smep, smap }: Accessor): boolean {
+  if (kind === "write" && !rights.writable && (user || wp)) return true;
+  if (kind === "exec" && !rights.executable) return true;
+  if (user) return !rights.user;
+  return rights.user && (kind === "exec" ? smep : smap);
+}
+
+// --- the guest's own tables ------------------------------------------------------------------------------------------
+
 /** Translates a guest-virtual address through the guest's tables and the nested ones. */
 export function* guestWalk(
   world: World,
@@ -196,44 +243,108 @@ export function* guestWalk(
 ): Steps<Translation | NestedFault | GuestFault> {
   if (!mode.paging) return yield* nptWalk(world, root, addr as number as Gpa, kind, PFERR_GUEST_FINAL, format);
   const tableAccess = format.keepsAccessedDirty ? "write" : "read";
-  const frame = Math.floor(addr / PAGE_SIZE);
+  const accessor: Accessor = { kind, user, wp: mode.wp, smep: mode.smep, smap: mode.smap };
+  const userBit = user ? PFERR_USER : 0;
+  const fetch = mode.nx || mode.smep ? PFERR_FETCH : 0;
+  const error = userBit + (kind === "exec" ? fetch : errorBits(kind));
+  const fault = (extra: number): GuestFault => ({ kind: "guest-fault", gva: addr, errorCode: error + extra });
+  const size = guestEntrySize(mode);
   for (;;) {
-    let table = mode.cr3 as number;
-    let writable = true;
-    let executable = true;
-    let userOk = true;
-    for (let level = 4; ; level--) {
-      const at = (table + 8 * tableIndex(frame, level)) as Gpa;
+    let table = mode.cr3 - (mode.cr3 % (mode.levels === 3 ? 32 : PAGE_SIZE));
+    let rights = ALL_RIGHTS;
+    for (let level: number = mode.levels; ; level--) {
+      const at = (table + size * guestTableIndex(mode, addr, level)) as Gpa;
       const place = yield* nptWalk(world, root, at, tableAccess, PFERR_GUEST_PAGE, format);
       if (place.kind === "nested-fault") return place;
-      const cell = new Cell<U64>(world, place.hpa, 8, true);
-      const entry = yield* load(cell);
-      const userBit = user ? PFERR_USER : 0;
-      if (!isPresent(entry)) return { kind: "guest-fault", gva: addr, errorCode: userBit + errorBits(kind) };
-      writable &&= isWritable(entry);
-      executable &&= isExecutable(entry) || !mode.nx;
-      userOk &&= isUser(entry);
-      const isLeaf = level === PG_LEVEL_4K || (level < 4 && hasPageSize(entry));
-      if (isLeaf) {
-        const writeDenied = kind === "write" && !writable && (user || mode.wp);
-        if (writeDenied || (kind === "exec" && !executable) || (user && !userOk)) {
-          return { kind: "guest-fault", gva: addr, errorCode: PFERR_PRESENT + userBit + errorBits(kind) };
-        }
-      }
+      const entry = yield* readGuestEntry(world, place.hpa, size);
+      if (!isPresent(entry)) return fault(0);
+      if (hasReservedBits(mode, entry, level)) return fault(PFERR_RSVD);
+      const isPdpte = mode.levels === 3 && level === 3;
+      if (!isPdpte) rights = narrowed(rights, entry, mode.nx);
+      const isLeaf = isLastGuestEntry(mode, entry, level);
+      if (isLeaf && isDenied(rights, accessor)) return fault(PFERR_PRESENT);
       const wanted = isLeaf && kind === "write" ? orU64(PT_ACCESSED_MASK, PT_DIRTY_MASK) : PT_ACCESSED_MASK;
-      if (!place.writable && !sameU64(orU64(entry, wanted), entry)) {
+      if (!isPdpte && !place.writable && !sameU64(orU64(entry, wanted), entry)) {
         // Only now does the walk want to write to the table.
         const denied = yield* nptWalk(world, root, at, "write", PFERR_GUEST_PAGE, format);
         if (denied.kind === "nested-fault") return denied;
       }
-      if (!(yield* setAccessedDirty(cell, entry, wanted))) break;
+      if (!isPdpte && !(yield* setGuestAccessedDirty(world, place.hpa, size, entry, wanted))) break;
       if (isLeaf) {
-        const offset = addr % (PAGE_SIZE * pagesPerLevel(level));
-        const final = (entryFrame(entry) * PAGE_SIZE + offset) as Gpa;
+        const offset = addr % (PAGE_SIZE * guestPagesPerEntry(mode, level));
+        const final = (guestEntryFrame(mode, entry, level) * PAGE_SIZE + offset) as Gpa;
         const nested = yield* nptWalk(world, root, final, kind, PFERR_GUEST_FINAL, format);
         if (nested.kind === "nested-fault") return nested;
-        const dirty = nested.dirty && (kind === "write" || testU64(entry, PT_DIRTY_MASK));
-        return { ...nested, level: Math.min(level, nested.level), writable: writable && nested.writable, dirty };
+        return {
+          ...nested,
+          level: Math.min(level, nested.level),
+          writable: nested.writable && (rights.writable || (!mode.wp && !user)),
+          executable: rights.executable && nested.executable,
+          user: rights.user,
+          dirty: nested.dirty && (kind === "write" || isDirty(entry)),
+        };
+      }
+      table = guestEntryFrame(mode, entry, level) * PAGE_SIZE;
+    }
+  }
+}
+
+function* readGuestEntry(world: World, at: Hpa, size: 4 | 8): Steps<U64> {
+  if (size === 8) return yield* load(new Cell<U64>(world, at, 8, true));
+  return u64(0, yield* load(new Cell<number>(world, at, 4, false)));
+}
+
+function* setGuestAccessedDirty(world: World, at: Hpa, size: 4 | 8, entry: U64, wanted: U64): Steps<boolean> {
+  if (size === 8) return yield* setAccessedDirty(new Cell<U64>(world, at, 8, true), entry, wanted);
+  const updated = orU64(entry, wanted).lo;
+  if (updated === entry.lo) return true;
+  return (yield* compareExchange(new Cell<number>(world, at, 4, false), entry.lo, updated)) === entry.lo;
+}
+
+// --- shadow tables ---------------------------------------------------------------------------------------------------
+
+/** The tables that CR3 really leads to while the guest believes in its own: 3 levels (PAE), 4 or 5, entries of 8 bytes. */
+export interface ShadowRoot {
+  readonly hpa: Hpa;
+  readonly levels: 3 | 4 | 5;
+}
+
+/**
+ * Translates a guest-virtual address in one dimension. WP and NX are on, whatever the guest has: the hypervisor emulates both.
+ * @param mode of the guest: SMEP and SMAP are its own
+ */
+export function* shadowWalk(
+  world: World,
+  root: ShadowRoot,
+  mode: PagingMode,
+  addr: Gva,
+  kind: AccessKind,
+  user: boolean,
+): Steps<Translation | GuestFault> {
+  const accessor: Accessor = { kind, user, wp: true, smep: mode.smep, smap: mode.smap };
+  const error = errorBits(kind) + (user ? PFERR_USER : 0);
+  const fault = (extra: number): GuestFault => ({ kind: "guest-fault", gva: addr, errorCode: error + extra });
+  const frame = Math.floor(addr / PAGE_SIZE);
+  for (;;) {
+    let table = root.hpa as number;
+    let rights = ALL_RIGHTS;
+    for (let level: number = root.levels; ; level--) {
+      const isPdpte = root.levels === 3 && level === 3;
+      const index = isPdpte ? tableIndex(frame, 3) % 4 : tableIndex(frame, level);
+      const cell = new Cell<U64>(world, table + 8 * index, 8, true);
+      const entry = yield* load(cell);
+      if (!isPresent(entry)) return fault(0);
+      if (hasAddressReservedBits(entry)) return fault(PFERR_RSVD);
+      if (!isPdpte) rights = narrowed(rights, entry, true);
+      const isLeaf = level === PG_LEVEL_4K || (!isPdpte && hasPageSize(entry));
+      if (isLeaf && isDenied(rights, accessor)) return fault(PFERR_PRESENT);
+      const wanted = isLeaf && kind === "write" ? orU64(PT_ACCESSED_MASK, PT_DIRTY_MASK) : PT_ACCESSED_MASK;
+      if (!isPdpte && !(yield* setAccessedDirty(cell, entry, wanted))) break;
+      if (isLeaf) {
+        const offset = addr % (PAGE_SIZE * pagesPerLevel(level));
+        const hpa = (entryFrame(entry) * PAGE_SIZE + offset) as Hpa;
+        const dirty = kind === "write" || isDirty(entry);
+        return { kind: "translated", hpa, level, ...rights, dirty };
       }
       table = entryFrame(entry) * PAGE_SIZE;
     }

@@ -13,30 +13,43 @@ interface TlbEntry {
   readonly level: number;
   readonly writable: boolean;
   readonly executable: boolean;
+  /** User mode may use it. */
+  readonly user: boolean;
+}
+
+/** What a look-up has to know of the CPU besides the address. */
+export interface TlbAccess {
+  readonly kind: AccessKind;
+  /** CPL 3. */
+  readonly user: boolean;
+  /** CR4.SMEP, CR4.SMAP: what the supervisor may not do with pages of user mode. */
+  readonly smep: boolean;
+  readonly smap: boolean;
 }
 
 export class Tlb {
   private readonly entries = new Map<string, TlbEntry>();
 
-  /** The host-physical address for an access, or null when it is not cached with the permission needed. */
-  lookup(addr: Gva, kind: AccessKind): Hpa | null {
+  /** The host-physical address for an access, or null when it is not cached with the rights needed. */
+  lookup(addr: Gva, { kind, user, smep, smap }: TlbAccess): Hpa | null {
     for (let level = 1; level <= 3; level++) {
       const size = PAGE_SIZE * pagesPerLevel(level);
       const entry = this.entries.get(`${level}:${Math.floor(addr / size)}`);
       if (entry === undefined) continue;
       if ((kind === "write" && !entry.writable) || (kind === "exec" && !entry.executable)) continue;
+      if (user ? !entry.user : entry.user && (kind === "exec" ? smep : smap)) continue;
       return (entry.base + (addr % size)) as Hpa;
     }
     return null;
   }
 
-  /** A translation that has yet to set a dirty flag is not cached with the permission to write. */
+  /** The permission to write is cached only with the D bit set: the first write has to set it. */
   fill(addr: Gva, found: Translation): void {
-    const { level, hpa, executable } = found;
+    const { level, hpa, executable, user } = found;
     const size = PAGE_SIZE * pagesPerLevel(level);
     const base = (hpa - (hpa % size)) as Hpa;
     const writable = found.writable && found.dirty;
-    this.entries.set(`${level}:${Math.floor(addr / size)}`, { base, level, writable, executable });
+    this.entries.set(`${level}:${Math.floor(addr / size)}`, { base, level, writable, executable, user });
   }
 
   /** INVLPG: the translations of one page, whatever its size. */

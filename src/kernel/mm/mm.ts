@@ -38,6 +38,10 @@ export interface HostPolicy {
   beforeLookup(addr: Hva, write: boolean): Steps<void>;
   /** Its mapping's level is about to be looked at. */
   beforeLevel(addr: Hva): Steps<void>;
+  /** Somebody wants the page only if it is there, and mapped writable. */
+  beforePrefetch(addr: Hva): void;
+  /** The frame behind a page that the kernel accesses through the process's page tables; null: as the page tables say. */
+  frameForUser(addr: Hva, write: boolean): Pfn | null;
 }
 
 export interface MmOptions {

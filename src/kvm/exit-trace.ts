@@ -1,0 +1,57 @@
+/** The tracepoints kvm_entry and kvm_exit, with an exit's details as SVM has them. */
+import type { VmExit } from "../machine/index.ts";
+import type { Vcpu } from "./vcpu.ts";
+
+export function traceEntry(vcpu: Vcpu): void {
+  if (!vcpu.vm.tracesExits) return;
+  const { rip, eventInjection } = vcpu.guest;
+  vcpu.vm.emit({ name: "kvm_entry", vcpu: vcpu.id, rip, injected: eventInjection?.errorCode ?? null });
+}
+
+type TracedExit = Exclude<VmExit, { readonly kind: "done" | "guest-fault" }>;
+
+export function traceExit(vcpu: Vcpu, exit: VmExit): void {
+  if (!vcpu.vm.tracesExits || exit.kind === "done" || exit.kind === "guest-fault") return;
+  const interrupted = vcpu.guest.exitEvent?.errorCode ?? null;
+  const common = {
+    name: "kvm_exit",
+    vcpu: vcpu.id,
+    rip: exit.rip,
+    requests: vcpu.requests.peek(),
+    interrupted,
+  } as const;
+  vcpu.vm.emit({ ...common, ...detailsOf(exit) });
+}
+
+/** Of the guest's OUT: one byte to port 0x10. */
+const OUT_INFO = 0x100010;
+const OUT_BYTES = 2;
+
+/** For a fault the error code and the address, for OUT the port and where the guest goes on. */
+function detailsOf(exit: TracedExit): { readonly reason: string; readonly info1: number; readonly info2: number } {
+  switch (exit.kind) {
+    case "npf":
+      return { reason: "npf", info1: exit.errorCode, info2: exit.gpa };
+    case "page-fault":
+      return { reason: "PF excp", info1: exit.errorCode, info2: exit.gva };
+    case "io":
+      return { reason: "io", info1: OUT_INFO, info2: exit.rip + OUT_BYTES };
+    case "interrupt":
+      return { reason: "interrupt", info1: 0, info2: 0 };
+    case "intercept":
+      return { reason: reasonOf(exit), info1: exit.instruction.action.kind === "wrmsr" ? 1 : 0, info2: 0 };
+  }
+}
+
+function reasonOf({ instruction: { action } }: TracedExit & { readonly kind: "intercept" }): string {
+  switch (action.kind) {
+    case "wrmsr":
+      return "msr";
+    case "invlpg":
+      return "invlpg";
+    case "mov-to-cr":
+      return `write_cr${action.register}`;
+    default:
+      return "";
+  }
+}

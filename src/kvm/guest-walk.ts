@@ -1,0 +1,232 @@
+/**
+ * KVM's own walk of the guest's tables: where a guest-virtual address leads, and with what rights.
+ *
+ *     walk_addr_generic
+ *       retry: for each level: read the entry from the VMM's memory; present? reserved bits?
+ *              rights of all levels together against the access
+ *              accessed and dirty bits that are missing are set by compare-exchange; an entry that has changed meanwhile: retry
+ *
+ * What was read may change at once: who builds on it reads the entries again under mmu_lock (gpte_changed()). Stands for
+ * FNAME(walk_addr_generic), FNAME(update_accessed_dirty_bits), FNAME(gva_to_gpa) and nonpaging_gva_to_gpa() of 6.12 and 7.2; protection keys
+ * are not modelled.
+ */
+import { orU64, type Steps, sameU64, type U64 } from "../engine/index.ts";
+import { getUser, tryCmpxchgUser } from "../kernel/index.ts";
+import {
+  type Gfn,
+  type Gpa,
+  type Gva,
+  gfn,
+  gpaToGfn,
+  guestEntryFrame,
+  guestEntrySize,
+  guestPagesPerEntry,
+  guestTableIndex,
+  type Hva,
+  hasReservedBits,
+  isAccessed,
+  isDirty,
+  isLastGuestEntry,
+  isPresent,
+  PAGE_SIZE,
+  type PagingMode,
+  PFERR_FETCH,
+  PFERR_PRESENT,
+  PFERR_RSVD,
+  PFERR_USER,
+  PFERR_WRITE,
+  PT_ACCESSED_MASK,
+  PT_DIRTY_MASK,
+} from "../machine/index.ts";
+import { type AccessBits, accessBits, gpteAccess, permissionFault } from "./cpu-role.ts";
+import { kvmVcpuMarkPageDirty } from "./dirty-log.ts";
+import { gfnToHva, gfnToMemslot, KVM_MEM_READONLY, KVM_MEMSLOT_INVALID, type KvmMemorySlot } from "./memslots.ts";
+import type { Vcpu } from "./vcpu.ts";
+
+/** One level of a walk. */
+export interface WalkedEntry {
+  readonly level: number;
+  readonly tableGfn: Gfn;
+  /** Guest-physical address of the entry. */
+  readonly gpa: Gpa;
+  readonly hva: Hva;
+  /** The VMM may write there: the memslot is not read-only. */
+  readonly writable: boolean;
+  /** As it was read, or as it is after its accessed and dirty bits were set. */
+  pte: U64;
+  /** What the entries above allow. */
+  readonly ptAccess: number;
+}
+
+/** struct guest_walker: a walk that has arrived. */
+export interface GuestWalk {
+  readonly kind: "walk";
+  /** Level of the entry that maps the page. */
+  readonly level: number;
+  /** The frame of exactly the address. */
+  readonly gfn: Gfn;
+  readonly pteAccess: number;
+  /** By level. PDPTEs are not among them. */
+  readonly entries: ReadonlyMap<number, WalkedEntry>;
+}
+
+/** The walk failed: the guest's own page fault. */
+export interface WalkFault {
+  readonly kind: "fault";
+  readonly address: Gva;
+  readonly errorCode: number;
+}
+
+/** FNAME(walk_addr). @param access PFERR_WRITE, _USER, _FETCH, and what else an error code has */
+export function* walkAddr(vcpu: Vcpu, addr: Gva, access: number): Steps<GuestWalk | WalkFault> {
+  vcpu.vm.emit({ name: "kvm_mmu_pagetable_walk", addr, pferr: access });
+  for (;;) {
+    const result = yield* walkOnce(vcpu, addr, access);
+    if (result === "retry") continue;
+    if (result.kind === "fault") vcpu.vm.emit({ name: "kvm_mmu_walker_error", errorCode: result.errorCode });
+    return result;
+  }
+}
+
+function* walkOnce(vcpu: Vcpu, addr: Gva, access: number): Steps<GuestWalk | WalkFault | "retry"> {
+  const { mode } = vcpu.guest;
+  const bits = accessBits(vcpu.vm.kvm.variants.kernel);
+  const write = (access & PFERR_WRITE) !== 0;
+  const entries = new Map<number, WalkedEntry>();
+  const error = (extra: number): WalkFault => ({
+    kind: "fault",
+    address: addr,
+    errorCode: errorCodeOf(mode, access, extra),
+  });
+  let table = mode.cr3 as number;
+  let level: number = mode.levels;
+  if (level === 3) {
+    const pdpte = vcpu.mmu.pdptes[Math.floor(addr / 2 ** 30) % 4] as U64;
+    vcpu.vm.emit({ name: "kvm_mmu_paging_element", pte: pdpte, level });
+    if (!isPresent(pdpte)) return error(0);
+    table = guestEntryFrame(mode, pdpte, level) * PAGE_SIZE;
+    level--;
+  }
+  let rights = bits.all;
+  for (; ; level--) {
+    const entry = yield* readGpte(vcpu, table, addr, level, rights);
+    if (entry === null) return error(0);
+    const { pte } = entry;
+    vcpu.vm.emit({ name: "kvm_mmu_paging_element", pte, level });
+    if (!isPresent(pte)) return error(0);
+    if (hasReservedBits(mode, pte, level)) return error(PFERR_RSVD | PFERR_PRESENT);
+    entries.set(level, entry);
+    rights &= gpteAccess(bits, pte);
+    if (isLastGuestEntry(mode, pte, level)) break;
+    table = guestEntryFrame(mode, pte, level) * PAGE_SIZE;
+  }
+  const denied = permissionFault(bits, mode, rights, access);
+  if (denied !== 0) return error(denied);
+  if (!(yield* updateAccessedDirtyBits(vcpu, entries, level, write))) return "retry";
+  const leaf = entries.get(level) as WalkedEntry;
+  const inPage = Math.floor(addr / PAGE_SIZE) % guestPagesPerEntry(mode, level);
+  return {
+    kind: "walk",
+    level,
+    gfn: gfn(guestEntryFrame(mode, leaf.pte, level) + inPage),
+    pteAccess: write ? rights : protectCleanGpte(bits, rights, leaf.pte),
+    entries,
+  };
+}
+
+/** FNAME(protect_clean_gpte): a page whose entry is not dirty is mapped read-only, so that the first write is seen and sets its D bit. */
+export function protectCleanGpte(bits: AccessBits, access: number, gpte: U64): number {
+  return isDirty(gpte) ? access : access & ~bits.write;
+}
+
+function errorCodeOf(mode: PagingMode, access: number, extra: number): number {
+  const fetch = mode.nx || mode.smep ? access & PFERR_FETCH : 0;
+  return extra | (access & (PFERR_WRITE | PFERR_USER)) | fetch;
+}
+
+/** kvm_is_visible_memslot() */
+export function isVisibleMemslot(slot: KvmMemorySlot | null): slot is KvmMemorySlot {
+  return slot !== null && (slot.flags.value & KVM_MEMSLOT_INVALID) === 0;
+}
+
+/** Reads one entry; null when its table is in no memslot. */
+function* readGpte(vcpu: Vcpu, table: number, addr: Gva, level: number, ptAccess: number): Steps<WalkedEntry | null> {
+  const { mode } = vcpu.guest;
+  const { kvm } = vcpu.vm;
+  const size = guestEntrySize(mode);
+  const tableGfn = gfn(Math.floor(table / PAGE_SIZE));
+  const offset = size * guestTableIndex(mode, addr, level);
+  const slot = yield* gfnToMemslot(kvm.memslots, tableGfn);
+  if (!isVisibleMemslot(slot)) return null;
+  const hva = (gfnToHva(slot, tableGfn) + offset) as Hva;
+  const pte = yield* getUser(kvm.mm, hva, size);
+  if (pte === null) return null;
+  const writable = (slot.flags.value & KVM_MEM_READONLY) === 0;
+  return { level, tableGfn, gpa: (tableGfn * PAGE_SIZE + offset) as Gpa, hva, writable, pte, ptAccess };
+}
+
+/** FNAME(update_accessed_dirty_bits): false when an entry has changed, so that the walk must start over. */
+function* updateAccessedDirtyBits(
+  vcpu: Vcpu,
+  entries: ReadonlyMap<number, WalkedEntry>,
+  leaf: number,
+  write: boolean,
+): Steps<boolean> {
+  const { kvm } = vcpu.vm;
+  const size = guestEntrySize(vcpu.guest.mode);
+  // From the top down, as they were read.
+  for (const entry of entries.values()) {
+    const old = entry.pte;
+    let pte = old;
+    if (!isAccessed(pte)) {
+      vcpu.vm.emit({ name: "kvm_mmu_set_accessed_bit", gpa: entry.gpa });
+      pte = orU64(pte, PT_ACCESSED_MASK);
+    }
+    if (entry.level === leaf && write && !isDirty(pte)) {
+      vcpu.vm.emit({ name: "kvm_mmu_set_dirty_bit", gpa: entry.gpa });
+      pte = orU64(pte, PT_DIRTY_MASK);
+    }
+    // Tables in a read-only memslot keep the bits that they have.
+    if (sameU64(pte, old) || !entry.writable) continue;
+    const found = yield* tryCmpxchgUser(kvm.mm, entry.hva, size, old, pte);
+    if (found === null || !sameU64(found, old)) return false;
+    yield* kvmVcpuMarkPageDirty(vcpu, entry.tableGfn);
+    entry.pte = pte;
+  }
+  return true;
+}
+
+/**
+ * kvm_mmu->gva_to_gpa(): the guest-physical address, or the guest's own page fault.
+ * @param access PFERR_WRITE, _USER, _FETCH
+ */
+export function* gvaToGpa(vcpu: Vcpu, addr: Gva, access: number): Steps<Gpa | WalkFault> {
+  if (!vcpu.guest.mode.paging) return addr as number as Gpa;
+  const walk = yield* walkAddr(vcpu, addr, access);
+  if (walk.kind === "fault") return walk;
+  return (walk.gfn * PAGE_SIZE + (addr % PAGE_SIZE)) as Gpa;
+}
+
+/** kvm_vcpu_read_guest_atomic() of one aligned word: null where that would have to sleep, and where there is no memory. */
+export function* readGuestAtomic(vcpu: Vcpu, gpa: Gpa, size: 4 | 8): Steps<U64 | null> {
+  const { kvm } = vcpu.vm;
+  const frame = gpaToGfn(gpa);
+  const slot = yield* gfnToMemslot(kvm.memslots, frame);
+  if (!isVisibleMemslot(slot)) return null;
+  return yield* getUser(kvm.mm, (gfnToHva(slot, frame) + (gpa % PAGE_SIZE)) as Hva, size, true);
+}
+
+/** load_pdptrs(): reads the four PDPTEs that CR3 points at; false when one of them is not valid. */
+export function* loadPdptrs(vcpu: Vcpu, cr3: number): Steps<boolean> {
+  const { mode } = vcpu.guest;
+  const at = cr3 - (cr3 % 32);
+  const pdptes: U64[] = [];
+  for (let i = 0; i < 4; i++) {
+    const pdpte = yield* readGuestAtomic(vcpu, (at + 8 * i) as Gpa, 8);
+    if (pdpte === null) return false;
+    if (isPresent(pdpte) && hasReservedBits(mode, pdpte, 3)) return false;
+    pdptes.push(pdpte);
+  }
+  vcpu.mmu.pdptes = pdptes;
+  return true;
+}

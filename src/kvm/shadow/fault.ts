@@ -1,0 +1,168 @@
+/**
+ * Page faults of the shadow MMU.
+ *
+ *     FNAME(page_fault)      the guest has paging, the fault a guest-virtual address
+ *       walk_addr              the guest's own fault? it is delivered to the guest
+ *       a write to a frame whose table is write-tracked: emulate
+ *       faultin                snapshot mmu_invalidate_seq, then the host's page
+ *       mmu_lock for write: room for new pages; stale? try again; fetch
+ *     direct_page_fault      no paging in the guest, or nested paging without the TDP MMU
+ *
+ * Stands for these functions and fast_page_fault() of 6.12 and 7.2.
+ */
+import { compareExchange, load, orU64, type Steps, sameU64, type U64, U64_ZERO } from "../../engine/index.ts";
+import { putPage, writeLock, writeUnlock } from "../../kernel/index.ts";
+import {
+  type Gva,
+  PFERR_PRESENT,
+  PFERR_RSVD,
+  PFERR_WRITE,
+  PG_LEVEL_4K,
+  PT_WRITABLE_MASK,
+} from "../../machine/index.ts";
+import { markPageDirtyInSlot } from "../dirty-log.ts";
+import { kvmInjectEmulatedPageFault } from "../exception.ts";
+import { walkAddr } from "../guest-walk.ts";
+import { kvmSlotDirtyTrackEnabled } from "../huge-page.ts";
+import { gfnToMemslot } from "../memslots.ts";
+import { kvmMmuFaultinPfn } from "../mmu.ts";
+import { mmuInvalidateRetryGfn } from "../mmu-notifier.ts";
+import { errorBit, type KvmPageFault, type RetPf } from "../page-fault.ts";
+import { isAccessAllowed, isLastSpte, isMmuWritableSpte, isShadowPresentPte } from "../spte.ts";
+import type { Vcpu } from "../vcpu.ts";
+import { directMap, type FetchTarget, fetch } from "./fetch.ts";
+import { isObsoleteShadowRoot } from "./roots.ts";
+import type { ShadowMmu } from "./shadow-mmu.ts";
+import { kvmGfnIsWriteTracked } from "./slot-arch.ts";
+import {
+  lastEntryLockless,
+  shadowPageTableClearFlood,
+  walkShadowPageLocklessBegin,
+  walkShadowPageLocklessEnd,
+} from "./walk.ts";
+import { makeMmuPagesAvailable } from "./zap.ts";
+
+/** FNAME(page_fault) */
+export function* shadowPageFault(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault): Steps<RetPf> {
+  // A reserved bit is one of KVM's entry: the guest's walk knows nothing of it.
+  const access = errorBit(fault.errorCode, PFERR_RSVD) ? fault.errorCode - PFERR_RSVD : fault.errorCode;
+  const walk = yield* walkAddr(vcpu, fault.addr as number as Gva, access);
+  if (walk.kind === "fault") {
+    if (!fault.prefetch) yield* kvmInjectEmulatedPageFault(vcpu, walk);
+    return "retry";
+  }
+  fault.gfn = walk.gfn;
+  fault.maxLevel = walk.level;
+  fault.slot = yield* gfnToMemslot(shadow.kvm.memslots, fault.gfn);
+  if (yield* pageFaultHandlePageTrack(shadow, fault)) {
+    yield* shadowPageTableClearFlood(vcpu, shadow, fault.addr);
+    return "write-protected";
+  }
+  const faultin = yield* kvmMmuFaultinPfn(vcpu, fault, walk.pteAccess);
+  if (faultin !== "continue") return faultin;
+  const target: FetchTarget = { walk, access: accessWithoutWp(vcpu, shadow, fault, walk.pteAccess) };
+  return yield* underMmuLock(vcpu, shadow, fault, () => fetch(vcpu, shadow, fault, target));
+}
+
+/**
+ * CR0.WP is clear and the supervisor writes to a read-only page: the entry becomes one that the supervisor may write, and so must not be the
+ * user's. With SMEP it may not be executable either, since it no longer looks like a page of the user's.
+ */
+function accessWithoutWp(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault, access: number): number {
+  const { bits } = shadow;
+  const { mode } = vcpu.guest;
+  if (!fault.write || (access & bits.write) !== 0 || mode.wp || fault.user || fault.slot === null) return access;
+  const supervisors = (access | bits.write) & ~bits.user;
+  return mode.smep ? supervisors & ~bits.exec : supervisors;
+}
+
+/** page_fault_handle_page_track(): a write to a table that KVM must see. */
+function* pageFaultHandlePageTrack(shadow: ShadowMmu, fault: KvmPageFault): Steps<boolean> {
+  const { errorCode } = fault;
+  if (errorBit(errorCode, PFERR_RSVD)) return false;
+  if (!errorBit(errorCode, PFERR_PRESENT) || !errorBit(errorCode, PFERR_WRITE)) return false;
+  return yield* kvmGfnIsWriteTracked(shadow, fault.slot, fault.gfn);
+}
+
+/** The locked part of a fault: whatever was found out before may be out of date by now. */
+function* underMmuLock(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault, map: () => Steps<RetPf>): Steps<RetPf> {
+  const { kvm } = shadow;
+  const found = fault.pfn;
+  let result: RetPf = "retry";
+  yield* writeLock(kvm.mmuLock);
+  if (!isShadowFaultStale(vcpu, shadow, fault)) {
+    if (yield* makeMmuPagesAvailable(shadow)) result = yield* map();
+    else result = "error";
+  }
+  yield* writeUnlock(kvm.mmuLock);
+  if (fault.slot !== null) yield* putPage(kvm.mm.frames, found);
+  return result;
+}
+
+function isShadowFaultStale(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault): boolean {
+  if (isObsoleteShadowRoot(vcpu, shadow)) return true;
+  return fault.slot !== null && mmuInvalidateRetryGfn(shadow.kvm, fault.mmuSeq, fault.gfn);
+}
+
+/** direct_page_fault() */
+export function* directPageFault(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault): Steps<RetPf> {
+  if (yield* pageFaultHandlePageTrack(shadow, fault)) return "write-protected";
+  const fast = yield* shadowFastPageFault(vcpu, shadow, fault);
+  if (fast !== "invalid") return fast;
+  const faultin = yield* kvmMmuFaultinPfn(vcpu, fault, shadow.bits.all);
+  if (faultin !== "continue") return faultin;
+  return yield* underMmuLock(vcpu, shadow, fault, () => directMap(vcpu, shadow, fault));
+}
+
+// --- fast page fault -------------------------------------------------------------------------------------------------
+
+const FAST_PF_RETRIES_MAX = 4;
+
+interface FastOutcome {
+  readonly result: RetPf;
+  readonly sptep: { readonly addr: number } | null;
+  readonly oldSpte: U64;
+  readonly newSpte: U64;
+}
+
+/** fast_page_fault(), over direct shadow pages: gives W back where only dirty logging took it away, in a lockless walk. */
+function* shadowFastPageFault(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault): Steps<RetPf> {
+  if (errorBit(fault.errorCode, PFERR_RSVD) || !fault.present || !fault.write) return "invalid";
+  yield* walkShadowPageLocklessBegin(vcpu);
+  let outcome = yield* tryShadowFastPageFault(vcpu, shadow, fault);
+  for (let tries = 0; outcome.result === "retry" && tries < FAST_PF_RETRIES_MAX; tries++) {
+    outcome = yield* tryShadowFastPageFault(vcpu, shadow, fault);
+  }
+  const result = outcome.result === "retry" ? "invalid" : outcome.result;
+  shadow.emit({
+    name: "fast_page_fault",
+    vcpu: vcpu.id,
+    address: fault.addr,
+    errorCode: fault.errorCode,
+    sptep: outcome.sptep?.addr ?? 0,
+    oldSpte: outcome.oldSpte,
+    newSpte: outcome.newSpte,
+    spurious: result === "spurious",
+    fixed: result === "fixed",
+  });
+  yield* walkShadowPageLocklessEnd(vcpu);
+  if (result !== "invalid") vcpu.count("pf_fast");
+  return result;
+}
+
+function* tryShadowFastPageFault(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault): Steps<FastOutcome> {
+  const { layout } = shadow;
+  const last = yield* lastEntryLockless(vcpu, shadow, fault.addr);
+  if (last === null) return { result: "invalid", sptep: null, oldSpte: U64_ZERO, newSpte: U64_ZERO };
+  const { sptep, spte, level } = last;
+  const outcome = (result: RetPf, newSpte = spte): FastOutcome => ({ result, sptep, oldSpte: spte, newSpte });
+  if (!isShadowPresentPte(spte) || !isLastSpte(spte, level)) return outcome("invalid");
+  if (isAccessAllowed(layout, fault, spte)) return outcome("spurious");
+  if (!isMmuWritableSpte(layout, spte)) return outcome("invalid");
+  // Only one 4K page would be logged as dirty: a huge page has to be split first.
+  if (level > PG_LEVEL_4K && fault.slot !== null && kvmSlotDirtyTrackEnabled(fault.slot)) return outcome("invalid");
+  const writable = orU64(spte, PT_WRITABLE_MASK);
+  if (!sameU64(yield* compareExchange(sptep, spte, writable), spte)) return outcome("retry");
+  if (fault.slot !== null) yield* markPageDirtyInSlot(shadow.kvm, fault.slot, fault.gfn, vcpu.dirtyRing);
+  return outcome("fixed", yield* load(sptep));
+}

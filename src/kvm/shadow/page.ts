@@ -1,0 +1,228 @@
+/**
+ * struct kvm_mmu_page of the shadow MMU.
+ *
+ *     indirect    shadows a table of the guest: entry i stands for the guest's entry i (4-byte entries: of one half or quarter)
+ *     direct      maps guest frames in a row: under a large page of the guest that the host does not have in one piece, in a guest without
+ *                 paging, and with nested paging where the TDP MMU is off
+ *
+ * Two pages are the same if frame and role are. `shadowed_translation` holds for each entry of an indirect page what it was made from:
+ * (gfn << 12) | access. Fields belong to mmu_lock, held for write; `unsync`, `unsync_children` and `write_flooding_count` are also looked
+ * at without it.
+ */
+import {
+  arrayOf,
+  Cell,
+  entryCell,
+  ptr,
+  retire,
+  type Steps,
+  Struct,
+  type U64,
+  u32,
+  u53,
+  type View,
+  type World,
+} from "../../engine/index.ts";
+import { listInit } from "../../kernel/index.ts";
+import {
+  ENTRIES_PER_TABLE,
+  type Gfn,
+  gfn,
+  type Hpa,
+  PAGE_SIZE,
+  type Pfn,
+  PG_LEVEL_1G,
+  pagesPerLevel,
+} from "../../machine/index.ts";
+import { type RoleLayout, roleAccess, roleIsDirect, roleLevel } from "../role.ts";
+import type { SpteLayout } from "../spte.ts";
+import type { SpText } from "../trace.ts";
+
+const BITMAP_WORDS = ENTRIES_PER_TABLE / 32;
+
+const FIELDS = {
+  /** On active_mmu_pages, or on the list of a zap in progress. */
+  link: arrayOf(ptr, 2),
+  hash_link: arrayOf(ptr, 2),
+  /** On possible_nx_huge_pages. */
+  nx_link: arrayOf(ptr, 2),
+  role: u32,
+  mmu_valid_gen: u32,
+  gfn: u53,
+  spt: ptr,
+  /** 0 for a page that has none. */
+  shadowed_translation: ptr,
+  root_count: u32,
+  unsync: u32,
+  unsync_children: u32,
+  write_flooding_count: u32,
+  nx_huge_page_disallowed: u32,
+  /** An rmap head: the entries that link this page. */
+  parent_ptes: u53,
+  unsync_child_bitmap: arrayOf(u32, BITMAP_WORDS),
+};
+const SP = new Struct("kvm_mmu_page", FIELDS);
+export type ShadowPage = View<typeof FIELDS>;
+
+const LINK_OFFSET = SP.offsets["link"] as number;
+const NX_LINK_OFFSET = SP.offsets["nx_link"] as number;
+const HASH_LINK_OFFSET = SP.offsets["hash_link"] as number;
+
+export class ShadowPages {
+  readonly world: World;
+  private readonly layout: RoleLayout;
+  private readonly template: Uint32Array;
+  /** By address of the table; filled in again, the same, whenever a task that allocated is rebuilt. */
+  private readonly byTable = new Map<number, number>();
+
+  constructor(world: World, sptes: SpteLayout, roles: RoleLayout) {
+    this.world = world;
+    this.layout = roles;
+    this.template = new Uint32Array(PAGE_SIZE / 4);
+    for (let i = 0; i < this.template.length; i += 2) {
+      this.template[i] = sptes.nonPresent.lo;
+      this.template[i + 1] = sptes.nonPresent.hi;
+    }
+  }
+
+  /** The part of kvm_mmu_alloc_shadow_page() that nobody else can see yet. */
+  allocate(role: number, base: Gfn): ShadowPage {
+    const { world } = this;
+    const level = roleLevel(role);
+    const name = `l${level} gfn ${base.toString(16)}${roleIsDirect(role) ? " direct" : ""}`;
+    const spt = world.allocate(PAGE_SIZE, "", (offset) => `spte(${name} [${offset >>> 3}])`, this.template);
+    const sp = SP.allocate(world, `sp(${name})`);
+    sp.role.value = role;
+    sp.gfn.value = base;
+    sp.spt.value = spt;
+    // Entries of higher levels map nothing.
+    if (!roleIsDirect(role) && level <= PG_LEVEL_1G) {
+      sp.shadowed_translation.value = world.allocate(8 * ENTRIES_PER_TABLE, `sp(${name})->shadowed_translation`);
+    }
+    for (const link of [LINK_OFFSET, NX_LINK_OFFSET, HASH_LINK_OFFSET]) listInit(world, sp.addr + link);
+    if (world.current === null) this.makeMortal(sp);
+    this.byTable.set(spt, sp.addr);
+    return sp;
+  }
+
+  private makeMortal(sp: ShadowPage): void {
+    for (const addr of [sp.addr, sp.spt.value]) this.world.makeMortal(addr);
+  }
+
+  at(addr: number): ShadowPage {
+    return SP.at(this.world, addr);
+  }
+
+  ofLink(link: number): ShadowPage {
+    return this.at(link - LINK_OFFSET);
+  }
+
+  ofHashLink(link: number): ShadowPage {
+    return this.at(link - HASH_LINK_OFFSET);
+  }
+
+  ofNxLink(link: number): ShadowPage {
+    return this.at(link - NX_LINK_OFFSET);
+  }
+
+  /** sptep_to_sp() */
+  ofEntry(sptep: number): ShadowPage {
+    return this.at(this.byTable.get(sptep - (sptep % PAGE_SIZE)) as number);
+  }
+
+  /** root_to_sp(); null for a root that is no shadow page, as a PAE root. */
+  ofRoot(hpa: number): ShadowPage | null {
+    const addr = this.byTable.get(hpa);
+    return addr === undefined ? null : this.at(addr);
+  }
+
+  /** spte_to_child_sp(), by the frame of its table. */
+  ofFrame(frame: Pfn): ShadowPage {
+    return this.ofEntry(frame * PAGE_SIZE);
+  }
+
+  /** kvm_mmu_page_get_gfn() */
+  gfnOf(sp: ShadowPage, index: number): Gfn {
+    const table = sp.shadowed_translation.value;
+    if (table !== 0) return gfn(Math.floor(translation(this.world, table, index).value / PAGE_SIZE));
+    return gfn(sp.gfn.value + index * pagesPerLevel(spLevel(sp)));
+  }
+
+  /** kvm_mmu_page_get_access() */
+  accessOf(sp: ShadowPage, index: number): number {
+    const table = sp.shadowed_translation.value;
+    if (table !== 0) return translation(this.world, table, index).value % PAGE_SIZE;
+    return roleAccess(this.layout, sp.role.value);
+  }
+
+  /** kvm_mmu_page_set_translation() */
+  setTranslation(sp: ShadowPage, index: number, frame: Gfn, access: number): void {
+    const table = sp.shadowed_translation.value;
+    if (table !== 0) translation(this.world, table, index).value = frame * PAGE_SIZE + access;
+  }
+
+  /** Tables that are allocated now. For oracles. */
+  liveTables(): number[] {
+    return [...this.byTable.keys()].filter((table) => this.world.deathOf(table) === null).sort((a, b) => a - b);
+  }
+
+  /** kvm_mmu_free_shadow_page(), its memory. */
+  *free(sp: ShadowPage): Steps<void> {
+    const table = sp.spt.value;
+    yield* retire(this.world, table, "freed");
+    yield* retire(this.world, sp.addr, "freed");
+  }
+}
+
+function translation(world: World, table: number, index: number): Cell {
+  return new Cell<number>(world, table + 8 * index, 8, false);
+}
+
+export function linkOf(sp: ShadowPage): number {
+  return sp.addr + LINK_OFFSET;
+}
+
+export function hashLinkOf(sp: ShadowPage): number {
+  return sp.addr + HASH_LINK_OFFSET;
+}
+
+export function nxLinkOf(sp: ShadowPage): number {
+  return sp.addr + NX_LINK_OFFSET;
+}
+
+export function spLevel(sp: ShadowPage): number {
+  return roleLevel(sp.role.value);
+}
+
+export function spGfn(sp: ShadowPage): Gfn {
+  return gfn(sp.gfn.value);
+}
+
+export function spHpa(sp: ShadowPage): Hpa {
+  return sp.spt.value as Hpa;
+}
+
+/** An entry of the page, by index. */
+export function spteOf(world: World, sp: ShadowPage, index: number): Cell<U64> {
+  return entryCell(world, sp.spt.value, index);
+}
+
+/** spte_index() */
+export function spteIndex(sptep: Cell<U64>): number {
+  return (sptep.addr % PAGE_SIZE) / 8;
+}
+
+/** sp_has_gptes(): it shadows a table, so writes to that table matter. */
+export function spHasGptes(sp: ShadowPage): boolean {
+  return !roleIsDirect(sp.role.value);
+}
+
+export function shadowSpText(sp: ShadowPage): SpText {
+  return {
+    gen: sp.mmu_valid_gen.value,
+    gfn: sp.gfn.value,
+    role: sp.role.value,
+    rootCount: sp.root_count.value,
+    unsync: sp.unsync.value !== 0,
+  };
+}

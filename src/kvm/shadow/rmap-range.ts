@@ -1,0 +1,114 @@
+/**
+ * What is done to every mapping of a range of guest frames, through their reverse maps: level by level from 4K up, frame by frame.
+ *
+ *     unmap               notifier; mmu_lock held for write, the caller flushes
+ *     age                 6.12: mmu_lock held for write. 7.2: each head's own lock bit, no other
+ *     write protection    dirty logging begins
+ *     zap collapsible     dirty logging ends: 4K pages of direct shadow pages that could be large go, and come back large
+ *
+ * Stands for kvm_unmap_gfn_range(), kvm_rmap_age_gfn_range(), kvm_mmu_slot_remove_write_access(), kvm_mmu_zap_collapsible_spte() of 6.12 and 7.2.
+ */
+import { load, type Steps } from "../../engine/index.ts";
+import { writeLock, writeUnlock } from "../../kernel/index.ts";
+import { alignToLevel, type Gfn, PG_LEVEL_1G, PG_LEVEL_4K, pagesPerLevel } from "../../machine/index.ts";
+import { kvmMmuMaxMappingLevel } from "../huge-page.ts";
+import { gfnToMemslot, type KvmMemorySlot } from "../memslots.ts";
+import type { GfnRange } from "../mmu-ops.ts";
+import { kvmFlushRemoteTlbs } from "../requests.ts";
+import { roleIsDirect } from "../role.ts";
+import { isAccessedSpte } from "../spte.ts";
+import { spLevel } from "./page.ts";
+import { rmapEntries, rmapLock, rmapUnlock, spteAt } from "./rmap.ts";
+import type { ShadowMmu } from "./shadow-mmu.ts";
+import { gfnToRmap } from "./slot-arch.ts";
+import { clearAccessed, dropSpte, kvmZapAllRmapSptes, rmapWriteProtect } from "./spte-change.ts";
+
+function hasRmaps(slot: KvmMemorySlot | null): slot is KvmMemorySlot {
+  return slot !== null && slot.gfn_write_track.value !== 0;
+}
+
+/** for_each_slot_rmap_range(): the heads of a range that lies in one slot. */
+function* headsIn(
+  shadow: ShadowMmu,
+  slot: KvmMemorySlot,
+  { start, end }: GfnRange,
+): Generator<{ head: ReturnType<typeof gfnToRmap>; level: number }> {
+  for (let level = PG_LEVEL_4K; level <= PG_LEVEL_1G; level++) {
+    const pages = pagesPerLevel(level);
+    for (let frame: number = alignToLevel(start, level); frame < end; frame += pages) {
+      const first = Math.max(frame, slot.base_gfn.value) as Gfn;
+      yield { head: gfnToRmap(shadow.world, slot, first, level), level };
+    }
+  }
+}
+
+/** kvm_unmap_gfn_range() */
+export function* unmapRmaps(shadow: ShadowMmu, range: GfnRange): Steps<boolean> {
+  const slot = yield* gfnToMemslot(shadow.kvm.memslots, range.start);
+  if (!hasRmaps(slot)) return false;
+  let flush = false;
+  for (const { head } of headsIn(shadow, slot, range)) if (yield* kvmZapAllRmapSptes(shadow, head)) flush = true;
+  return flush;
+}
+
+/** kvm_rmap_age_gfn_range() */
+export function* ageRmaps(shadow: ShadowMmu, range: GfnRange, test: boolean): Steps<boolean> {
+  const slot = yield* gfnToMemslot(shadow.kvm.memslots, range.start);
+  if (!hasRmaps(slot)) return false;
+  let young = false;
+  for (const { head } of headsIn(shadow, slot, range)) {
+    if (yield* ageRmap(shadow, head, test)) young = true;
+    if (young && test) break;
+  }
+  return young;
+}
+
+function* ageRmap(shadow: ShadowMmu, head: ReturnType<typeof gfnToRmap>, test: boolean): Steps<boolean> {
+  // An empty map is not even locked.
+  if ((yield* load(head)) === 0) return false;
+  const value = yield* rmapLock(head, shadow.gfnRmaps);
+  let young = false;
+  for (const addr of rmapEntries(shadow.world, value)) {
+    const sptep = spteAt(shadow.world, addr);
+    const spte = yield* load(sptep);
+    if (!isAccessedSpte(shadow.layout, spte)) continue;
+    young = true;
+    if (test) break;
+    yield* clearAccessed(shadow, sptep, spte);
+  }
+  yield* rmapUnlock(head, shadow.gfnRmaps, value, false);
+  return young;
+}
+
+function slotRange(slot: KvmMemorySlot): GfnRange {
+  const start = slot.base_gfn.value as Gfn;
+  return { start, end: (start + slot.npages.value) as Gfn };
+}
+
+/** kvm_mmu_slot_remove_write_access(). The caller flushes. */
+export function* wrprotSlotRmaps(shadow: ShadowMmu, slot: KvmMemorySlot): Steps<void> {
+  if (!hasRmaps(slot)) return;
+  yield* writeLock(shadow.kvm.mmuLock);
+  for (const { head } of headsIn(shadow, slot, slotRange(slot))) yield* rmapWriteProtect(shadow, head, false);
+  yield* writeUnlock(shadow.kvm.mmuLock);
+}
+
+/** kvm_mmu_zap_collapsible_sptes(), its reverse maps. An indirect page of level 4K stays: the guest itself maps 4K pages. */
+export function* zapCollapsibleRmaps(shadow: ShadowMmu, slot: KvmMemorySlot): Steps<void> {
+  if (!hasRmaps(slot)) return;
+  yield* writeLock(shadow.kvm.mmuLock);
+  let flush = false;
+  for (const { head, level } of headsIn(shadow, slot, slotRange(slot))) {
+    if (level > PG_LEVEL_4K) break;
+    for (const addr of rmapEntries(shadow.world, yield* load(head))) {
+      const sp = shadow.pages.ofEntry(addr);
+      if (!roleIsDirect(sp.role.value)) continue;
+      const largest = yield* kvmMmuMaxMappingLevel(shadow.kvm, slot, sp.gfn.value as Gfn);
+      if (spLevel(sp) >= largest) continue;
+      yield* dropSpte(shadow, spteAt(shadow.world, addr));
+      flush = true;
+    }
+  }
+  if (flush) yield* kvmFlushRemoteTlbs(shadow.vm);
+  yield* writeUnlock(shadow.kvm.mmuLock);
+}

@@ -1,0 +1,209 @@
+/**
+ * Setting a leaf, and filling its neighbours ahead of use.
+ *
+ *     mmu_set_spte           what stood there goes if it is another page; the entry; then the reverse map
+ *     FNAME(pte_prefetch)    the other seven entries of the aligned group of eight, as far as the guest's own say what they map and the host has
+ *                            the pages at hand; the first that cannot be filled ends it
+ *     direct_pte_prefetch    runs of such entries in a direct page
+ *
+ * Stands for these functions and validate_direct_spte() of 6.12 and 7.2.
+ */
+import { load, type Steps, sameU64, type U64 } from "../../engine/index.ts";
+import { getUserPageFast, putPage } from "../../kernel/index.ts";
+import { type Gfn, guestEntryFrame, type Pfn, PG_LEVEL_4K, gfn as toGfn } from "../../machine/index.ts";
+import { gpteAccess } from "../cpu-role.ts";
+import { protectCleanGpte } from "../guest-walk.ts";
+import { kvmSlotDirtyTrackEnabled } from "../huge-page.ts";
+import { gfnToHva, gfnToMemslot, KVM_MEMSLOT_INVALID, type KvmMemorySlot, memslotIsReadonly } from "../memslots.ts";
+import { KVM_PFN_NOSLOT, type RetPf } from "../page-fault.ts";
+import { kvmFlushRemoteTlbs } from "../requests.ts";
+import { roleAccess, roleIsDirect } from "../role.ts";
+import { isLargePte, isShadowPresentPte, spteToPfn } from "../spte.ts";
+import type { Vcpu } from "../vcpu.ts";
+import { makeShadowSpte, markShadowMmioSpte } from "./make-spte.ts";
+import { spLevel, spteIndex, spteOf } from "./page.ts";
+import type { ShadowMmu } from "./shadow-mmu.ts";
+import { dropSpte, mmuSpteUpdate, rmapAdd, type Sptep } from "./spte-change.ts";
+import { prefetchInvalidGpte } from "./sync.ts";
+import { dropParentPte } from "./zap.ts";
+
+/** PTE_PREFETCH_NUM */
+export const PTE_PREFETCH_NUM = 8;
+
+export interface SetSpteRequest {
+  /** Null: MMIO. */
+  readonly slot: KvmMemorySlot | null;
+  readonly sptep: Sptep;
+  readonly access: number;
+  /** First frame of the entry's page, and its host frame. */
+  readonly gfn: Gfn;
+  readonly pfn: Pfn;
+  readonly hostWritable: boolean;
+  readonly write: boolean;
+  readonly prefetch: boolean;
+}
+
+/** mmu_set_spte() */
+export function* mmuSetSpte(vcpu: Vcpu, shadow: ShadowMmu, request: SetSpteRequest): Steps<RetPf> {
+  const { sptep, gfn, pfn, access, slot, prefetch, hostWritable } = request;
+  const sp = shadow.pages.ofEntry(sptep.addr);
+  const level = spLevel(sp);
+  let old = yield* load(sptep);
+  let wasRmapped = false;
+  let flush = false;
+  if (isShadowPresentPte(old)) {
+    if (level > PG_LEVEL_4K && !isLargePte(old)) {
+      yield* dropParentPte(shadow, shadow.pages.ofFrame(spteToPfn(old)), sptep);
+      flush = true;
+    } else if (pfn !== spteToPfn(old)) {
+      yield* dropSpte(shadow, sptep);
+      flush = true;
+    } else {
+      wasRmapped = true;
+    }
+    old = yield* load(sptep);
+  }
+  if (pfn === KVM_PFN_NOSLOT || slot === null) {
+    vcpu.count("pf_mmio_spte_created");
+    yield* markShadowMmioSpte(shadow, sptep, gfn, access);
+    if (flush) yield* kvmFlushRemoteTlbs(shadow.vm);
+    return "emulate";
+  }
+  const made = yield* makeShadowSpte(vcpu, shadow, {
+    sp,
+    slot,
+    gfn,
+    pfn,
+    access,
+    old,
+    prefetch,
+    synchronizing: false,
+    hostWritable,
+  });
+  let result: RetPf = "fixed";
+  if (sameU64(old, made.spte)) {
+    result = "spurious";
+  } else {
+    if (yield* mmuSpteUpdate(shadow, sptep, made.spte)) flush = true;
+    shadow.emit({ name: "kvm_mmu_set_spte", gfn, spte: yield* load(sptep), level, at: sptep.addr });
+  }
+  if (made.wrprot && request.write) result = "write-protected";
+  if (flush) yield* kvmFlushRemoteTlbs(shadow.vm);
+  // The entry is there before the reverse map has it; nobody looks for it without mmu_lock.
+  if (!wasRmapped) yield* rmapAdd(shadow, slot, sptep, gfn, access);
+  else shadow.pages.setTranslation(sp, spteIndex(sptep), gfn, access);
+  return result;
+}
+
+/** validate_direct_spte(): a table of the same frames with other rights stands there. It goes, from the TLBs too. */
+export function* validateDirectSpte(shadow: ShadowMmu, sptep: Sptep, access: number): Steps<void> {
+  const spte = yield* load(sptep);
+  if (!isShadowPresentPte(spte) || isLargePte(spte)) return;
+  const child = shadow.pages.ofFrame(spteToPfn(spte));
+  if (roleAccess(shadow.roles, child.role.value) === access) return;
+  yield* dropParentPte(shadow, child, sptep);
+  yield* kvmFlushRemoteTlbs(shadow.vm);
+}
+
+// --- prefetch --------------------------------------------------------------------------------------------------------
+
+/**
+ * FNAME(pte_prefetch).
+ * @param gptes the guest's entries of the group, as they were when the faulting one was checked; null above the last level
+ */
+export function* ptePrefetch(vcpu: Vcpu, shadow: ShadowMmu, sptep: Sptep, gptes: readonly U64[] | null): Steps<void> {
+  // An address that is being invalidated must not be mapped; which, nobody asks here.
+  if ((yield* load(shadow.kvm.mmuInvalidateInProgress)) !== 0) return;
+  const sp = shadow.pages.ofEntry(sptep.addr);
+  if (spLevel(sp) > PG_LEVEL_4K) return;
+  if (roleIsDirect(sp.role.value)) {
+    yield* directPtePrefetch(vcpu, shadow, sptep);
+    return;
+  }
+  const first = spteIndex(sptep) - (spteIndex(sptep) % PTE_PREFETCH_NUM);
+  for (let i = 0; i < PTE_PREFETCH_NUM; i++) {
+    const each = spteOf(shadow.world, sp, first + i);
+    if (each.addr === sptep.addr || isShadowPresentPte(yield* load(each))) continue;
+    if (!(yield* prefetchGpte(vcpu, shadow, each, gptes?.[i] as U64))) return;
+  }
+}
+
+/** FNAME(prefetch_gpte) */
+function* prefetchGpte(vcpu: Vcpu, shadow: ShadowMmu, sptep: Sptep, gpte: U64): Steps<boolean> {
+  if (yield* prefetchInvalidGpte(vcpu, shadow, sptep, gpte)) return false;
+  const sp = shadow.pages.ofEntry(sptep.addr);
+  const frame = toGfn(guestEntryFrame(vcpu.guest.mode, gpte, PG_LEVEL_4K));
+  const rights = roleAccess(shadow.roles, sp.role.value) & gpteAccess(shadow.bits, gpte);
+  const access = protectCleanGpte(shadow.bits, rights, gpte);
+  return (yield* prefetchSptes(vcpu, shadow, sptep, frame, 1, access)) === 1;
+}
+
+/** direct_pte_prefetch(), __direct_pte_prefetch() */
+function* directPtePrefetch(vcpu: Vcpu, shadow: ShadowMmu, sptep: Sptep): Steps<void> {
+  const sp = shadow.pages.ofEntry(sptep.addr);
+  const access = roleAccess(shadow.roles, sp.role.value);
+  const first = spteIndex(sptep) - (spteIndex(sptep) % PTE_PREFETCH_NUM);
+  let start: number | null = null;
+  for (let i = first; i <= first + PTE_PREFETCH_NUM; i++) {
+    const atEnd = i === first + PTE_PREFETCH_NUM;
+    const each = spteOf(shadow.world, sp, Math.min(i, first + PTE_PREFETCH_NUM - 1));
+    const isTaken = atEnd || each.addr === sptep.addr || isShadowPresentPte(yield* load(each));
+    if (!isTaken) {
+      start ??= i;
+      continue;
+    }
+    if (start === null) continue;
+    const filled: number = yield* prefetchSptes(
+      vcpu,
+      shadow,
+      spteOf(shadow.world, sp, start),
+      shadow.pages.gfnOf(sp, start),
+      i - start,
+      access,
+    );
+    if (filled === 0) return;
+    start = null;
+  }
+}
+
+/** kvm_mmu_prefetch_sptes(): maps frames in a row, as long as the host has them at hand; returns how many. */
+function* prefetchSptes(
+  vcpu: Vcpu,
+  shadow: ShadowMmu,
+  first: Sptep,
+  frame: Gfn,
+  count: number,
+  access: number,
+): Steps<number> {
+  const { kvm } = shadow;
+  const slot = yield* gfnToMemslot(kvm.memslots, frame);
+  if (slot === null || (slot.flags.value & KVM_MEMSLOT_INVALID) !== 0 || memslotIsReadonly(slot)) return 0;
+  // A page that is filled in ahead would be logged as written.
+  if ((access & shadow.bits.write) !== 0 && kvmSlotDirtyTrackEnabled(slot)) return 0;
+  if (frame + count > slot.base_gfn.value + slot.npages.value) return 0;
+  const sp = shadow.pages.ofEntry(first.addr);
+  const found: Pfn[] = [];
+  for (let i = 0; i < count; i++) {
+    const hva = gfnToHva(slot, toGfn(frame + i));
+    kvm.mm.policy?.beforePrefetch(hva);
+    const page = yield* getUserPageFast(kvm.mm, hva, true);
+    if (page === null) break;
+    found.push(page.pfn);
+  }
+  for (const [i, pfn] of found.entries()) {
+    const sptep = spteOf(shadow.world, sp, spteIndex(first) + i);
+    const gfn = toGfn(frame + i);
+    yield* mmuSetSpte(vcpu, shadow, {
+      slot,
+      sptep,
+      access,
+      gfn,
+      pfn,
+      hostWritable: true,
+      write: false,
+      prefetch: true,
+    });
+    yield* putPage(kvm.mm.frames, pfn);
+  }
+  return found.length;
+}

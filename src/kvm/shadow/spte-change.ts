@@ -1,0 +1,192 @@
+/**
+ * How entries of shadow pages change, and what follows for reverse maps, statistics and TLBs. All of it under mmu_lock held for write; the hardware
+ * and, in direct tables, fast page faults change entries meanwhile.
+ *
+ *     set            non-present -> anything          plain store: nobody else touches an entry that is not present
+ *     update         leaf -> leaf, same frame         exchange if bits may change under us; says whether TLBs must be flushed
+ *     drop           leaf -> non-present              clear first, leave the reverse map second
+ *     write protect  W (and MMU-W) taken away         flush before mmu_lock is dropped, when MMU-W goes
+ *
+ * Stands for mmu_spte_set(), mmu_spte_update(), mmu_spte_clear_track_bits(), drop_spte(), spte_write_protect(), rmap_add() of 6.12 and 7.2.
+ */
+import {
+  assertThat,
+  type Cell,
+  clearU64,
+  compareExchange,
+  exchange,
+  fetchAnd,
+  load,
+  type Steps,
+  sameU64,
+  store,
+  type U64,
+  u64,
+} from "../../engine/index.ts";
+import { type Gfn, PT_WRITABLE_MASK } from "../../machine/index.ts";
+import { gfnToMemslot, type KvmMemorySlot } from "../memslots.ts";
+import { kvmFlushRemoteTlbs } from "../requests.ts";
+import {
+  checkSpteWritableInvariants,
+  isAccessedSpte,
+  isDirtySpte,
+  isMmuWritableSpte,
+  isShadowPresentPte,
+  isWritablePte,
+  spteHasVolatileBits,
+} from "../spte.ts";
+import { type ShadowPage, spLevel, spteIndex } from "./page.ts";
+import { pteListAdd, pteListRemove, rmapEntries, rmapTakeAll, spteAt } from "./rmap.ts";
+import type { ShadowMmu } from "./shadow-mmu.ts";
+import { gfnToRmap } from "./slot-arch.ts";
+
+export type Sptep = Cell<U64>;
+
+/** mmu_spte_set(): over an entry that is not present. */
+export function* mmuSpteSet(sptep: Sptep, spte: U64): Steps<void> {
+  yield* store(sptep, spte);
+}
+
+/** mmu_spte_clear_no_track(): of an entry that links a table, or is no mapping. */
+export function* mmuSpteClearNoTrack(shadow: ShadowMmu, sptep: Sptep): Steps<void> {
+  yield* store(sptep, shadow.layout.nonPresent);
+}
+
+/** mmu_spte_update(): true when TLBs may still allow what the entry no longer does. */
+export function* mmuSpteUpdate(shadow: ShadowMmu, sptep: Sptep, newSpte: U64): Steps<boolean> {
+  const { layout } = shadow;
+  let oldSpte = yield* load(sptep);
+  checkSpteWritableInvariants(layout, newSpte);
+  if (!isShadowPresentPte(oldSpte)) {
+    yield* mmuSpteSet(sptep, newSpte);
+    return false;
+  }
+  if (spteHasVolatileBits(layout, oldSpte)) oldSpte = yield* exchange(sptep, newSpte);
+  else yield* store(sptep, newSpte);
+  assertThat(sameFrame(oldSpte, newSpte), "a present leaf SPTE changes its frame", "spte-frame-change");
+  if (shadow.kernel === "7.2") return isMmuWritableSpte(layout, oldSpte) && !isMmuWritableSpte(layout, newSpte);
+  // 6.12 also flushes when A or D is lost, so that the host's idea of the page is not older than the TLB's.
+  const losesWrite = isMmuWritableSpte(layout, oldSpte) && !isWritablePte(newSpte);
+  const losesAccessed = isAccessedSpte(layout, oldSpte) && !isAccessedSpte(layout, newSpte);
+  const losesDirty = isDirtySpte(layout, oldSpte) && !isDirtySpte(layout, newSpte);
+  return losesWrite || losesAccessed || losesDirty;
+}
+
+function sameFrame(a: U64, b: U64): boolean {
+  const mask = u64(0x000fffff, 0xfffff000);
+  return sameU64(
+    clearU64(a, clearU64(u64(0xffffffff, 0xffffffff), mask)),
+    clearU64(b, clearU64(u64(0xffffffff, 0xffffffff), mask)),
+  );
+}
+
+/** mmu_spte_clear_track_bits(): the value that was there. */
+export function* mmuSpteClearTrackBits(shadow: ShadowMmu, sptep: Sptep): Steps<U64> {
+  const { layout } = shadow;
+  let old = yield* load(sptep);
+  if (isShadowPresentPte(old) && spteHasVolatileBits(layout, old)) old = yield* exchange(sptep, layout.nonPresent);
+  else yield* store(sptep, layout.nonPresent);
+  if (isShadowPresentPte(old)) shadow.countPages(spLevel(shadow.pages.ofEntry(sptep.addr)), -1);
+  return old;
+}
+
+/** drop_spte(): clear first, leave the reverse map second. */
+export function* dropSpte(shadow: ShadowMmu, sptep: Sptep): Steps<void> {
+  const old = yield* mmuSpteClearTrackBits(shadow, sptep);
+  if (isShadowPresentPte(old)) yield* rmapRemove(shadow, sptep);
+}
+
+// --- reverse maps of guest frames ------------------------------------------------------------------------------------
+
+/** What a leaf is in the reverse maps: the head of its frame and size; null when its slot is gone. */
+function* rmapOf(shadow: ShadowMmu, sptep: Sptep): Steps<{ slot: KvmMemorySlot; head: Cell } | null> {
+  const sp = shadow.pages.ofEntry(sptep.addr);
+  const gfn = shadow.pages.gfnOf(sp, spteIndex(sptep));
+  const slot = yield* gfnToMemslot(shadow.kvm.memslots, gfn);
+  return slot === null ? null : { slot, head: gfnToRmap(shadow.world, slot, gfn, spLevel(sp)) };
+}
+
+/** rmap_remove(): the slot is found through the page's own idea of the entry's frame, since the guest's table may say something else by now. */
+function* rmapRemove(shadow: ShadowMmu, sptep: Sptep): Steps<void> {
+  const found = yield* rmapOf(shadow, sptep);
+  assertThat(found !== null, "an SPTE maps a frame of no memslot", "rmap-consistent");
+  yield* pteListRemove(shadow.world, found.head, shadow.gfnRmaps, sptep.addr);
+}
+
+/** RMAP_RECYCLE_THRESHOLD */
+const RMAP_RECYCLE_THRESHOLD = 1000;
+
+/** rmap_add(): a frame that is mapped all too often loses all of its mappings. */
+export function* rmapAdd(shadow: ShadowMmu, slot: KvmMemorySlot, sptep: Sptep, gfn: Gfn, access: number): Steps<void> {
+  const sp = shadow.pages.ofEntry(sptep.addr);
+  const level = spLevel(sp);
+  shadow.pages.setTranslation(sp, spteIndex(sptep), gfn, access);
+  shadow.countPages(level, 1);
+  const head = gfnToRmap(shadow.world, slot, gfn, level);
+  const count = yield* pteListAdd(shadow.world, head, shadow.gfnRmaps, sptep.addr);
+  shadow.countMax("max_mmu_rmap_size", shadow.maxRmapSize, count);
+  if (count <= RMAP_RECYCLE_THRESHOLD) return;
+  yield* kvmZapAllRmapSptes(shadow, head);
+  yield* kvmFlushRemoteTlbs(shadow.vm);
+}
+
+/** kvm_zap_all_rmap_sptes(): true when there were any. */
+export function* kvmZapAllRmapSptes(shadow: ShadowMmu, head: Cell): Steps<boolean> {
+  if ((yield* load(head)) === 0) return false;
+  const sptes = rmapEntries(shadow.world, head.value);
+  for (const addr of sptes) yield* mmuSpteClearTrackBits(shadow, spteAt(shadow.world, addr));
+  yield* rmapTakeAll(shadow.world, head, shadow.gfnRmaps);
+  return true;
+}
+
+// --- write protection ------------------------------------------------------------------------------------------------
+
+/**
+ * spte_write_protect(): true when the entry has changed. `forShadowing` takes MMU-W too, so that no fast page fault gives W back: a shadow page now
+ * stands for the frame.
+ */
+export function* spteWriteProtect(shadow: ShadowMmu, sptep: Sptep, forShadowing: boolean): Steps<boolean> {
+  const { layout } = shadow;
+  const spte = yield* load(sptep);
+  if (!isWritablePte(spte) && !(forShadowing && isMmuWritableSpte(layout, spte))) return false;
+  const gone = forShadowing
+    ? u64(layout.mmuWritable.hi, layout.mmuWritable.lo | PT_WRITABLE_MASK.lo)
+    : PT_WRITABLE_MASK;
+  return yield* mmuSpteUpdate(shadow, sptep, clearU64(spte, gone));
+}
+
+/** rmap_write_protect() */
+export function* rmapWriteProtect(shadow: ShadowMmu, head: Cell, forShadowing: boolean): Steps<boolean> {
+  let flush = false;
+  for (const addr of rmapEntries(shadow.world, yield* load(head))) {
+    if (yield* spteWriteProtect(shadow, spteAt(shadow.world, addr), forShadowing)) flush = true;
+  }
+  return flush;
+}
+
+/** kvm_mmu_slot_gfn_write_protect(): at every size from `minLevel` up. */
+export function* kvmMmuSlotGfnWriteProtect(
+  shadow: ShadowMmu,
+  slot: KvmMemorySlot,
+  gfn: Gfn,
+  minLevel: number,
+): Steps<boolean> {
+  let flush = false;
+  for (let level = minLevel; level <= 3; level++) {
+    if (yield* rmapWriteProtect(shadow, gfnToRmap(shadow.world, slot, gfn, level), true)) flush = true;
+  }
+  return flush;
+}
+
+// --- ages ------------------------------------------------------------------------------------------------------------
+
+/** Clears the A bit of an entry that has it; one compare-exchange where nobody may be kept out. */
+export function* clearAccessed(shadow: ShadowMmu, sptep: Sptep, spte: U64): Steps<void> {
+  const { accessed } = shadow.layout;
+  if (shadow.layout.adEnabled) yield* fetchAnd(sptep, clearU64(u64(0xffffffff, 0xffffffff), accessed));
+  else yield* compareExchange(sptep, spte, clearU64(spte, accessed));
+}
+
+export function pageOf(shadow: ShadowMmu, sptep: Sptep): ShadowPage {
+  return shadow.pages.ofEntry(sptep.addr);
+}

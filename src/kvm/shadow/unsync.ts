@@ -1,0 +1,197 @@
+/**
+ * Unsync pages: shadow pages of last-level tables that the guest writes to directly, until it must be able to see what it wrote.
+ *
+ *     the guest writes to a shadowed table          the guest flushes: CR3, INVLPG; or the page is used anew
+ *       no upper table, all its pages level 4K        write-protect the table's frame; flush
+ *       unsync = 1; parents know                      unsync = 0
+ *       wmb                                           each entry is compared with the guest's (sync-spte.ts)
+ *       the SPTE becomes writable
+ *
+ *     a page's parents have a bit for each entry below which something is unsync, and the number of those bits; so do theirs, up to the root
+ *
+ * The write barrier is what lets is_unsync_root() look without mmu_lock: a vCPU that flushes after the guest has written sees unsync, since the guest
+ * could write only through the writable SPTE. Stands for mmu_try_to_unsync_pages(), kvm_mmu_mark_parents_unsync(), mmu_unsync_walk() of 6.12 and
+ * 7.2.
+ */
+import { assertThat, load, type Steps, store } from "../../engine/index.ts";
+import { spinLock, spinUnlock } from "../../kernel/index.ts";
+import { ENTRIES_PER_TABLE, type Gfn, PG_LEVEL_2M, PG_LEVEL_4K } from "../../machine/index.ts";
+import { isLpageDisallowed } from "../lpage-info.ts";
+import type { KvmMemorySlot } from "../memslots.ts";
+import { isLargePte, isShadowPresentPte, spteToPfn } from "../spte.ts";
+import { type ShadowPage, shadowSpText, spLevel, spteIndex, spteOf } from "./page.ts";
+import { rmapEntries, spteAt } from "./rmap.ts";
+import type { ShadowMmu } from "./shadow-mmu.ts";
+import { kvmGfnIsWriteTracked } from "./slot-arch.ts";
+import type { Sptep } from "./spte-change.ts";
+
+// --- becoming unsync -------------------------------------------------------------------------------------------------
+
+export interface UnsyncRequest {
+  readonly slot: KvmMemorySlot;
+  readonly gfn: Gfn;
+  /** An entry is made anew while its page is brought up to date: nothing may become unsync by that. */
+  readonly synchronizing: boolean;
+  /** Nobody has asked for the page yet. */
+  readonly prefetch: boolean;
+}
+
+/** mmu_try_to_unsync_pages(): true when the frame may be mapped writable. */
+export function* mmuTryToUnsyncPages(shadow: ShadowMmu, request: UnsyncRequest): Steps<boolean> {
+  const { slot, gfn, synchronizing, prefetch } = request;
+  if (yield* kvmGfnIsWriteTracked(shadow, slot, gfn)) return false;
+  // Where a huge page is allowed, nothing is shadowed.
+  if (shadow.kernel === "7.2" && !isLpageDisallowed(shadow.world, slot, gfn, PG_LEVEL_2M)) return true;
+  let locked = false;
+  for (const sp of shadow.validPagesOf(gfn)) {
+    if (synchronizing) return false;
+    if ((yield* load(sp.unsync)) !== 0) continue;
+    if (prefetch) return false;
+    if (!locked) {
+      locked = true;
+      yield* spinLock(shadow.mmuUnsyncPagesLock);
+      // Another vCPU that holds mmu_lock only for read may have been faster.
+      if ((yield* load(sp.unsync)) !== 0) continue;
+    }
+    assertThat(spLevel(sp) === PG_LEVEL_4K, "an upper table becomes unsync", "unsync-only-last-level");
+    yield* kvmUnsyncPage(shadow, sp);
+  }
+  if (locked) yield* spinUnlock(shadow.mmuUnsyncPagesLock);
+  // smp_wmb(): unsync is visible before the SPTE is writable. Stores leave an x86 store buffer in order, so nothing is needed.
+  return true;
+}
+
+function* kvmUnsyncPage(shadow: ShadowMmu, sp: ShadowPage): Steps<void> {
+  shadow.emit({ name: "kvm_mmu_unsync_page", sp: shadowSpText(sp) });
+  shadow.count("mmu_unsync", 1);
+  yield* store(sp.unsync, 1);
+  yield* markParentsUnsync(shadow, sp);
+}
+
+/** kvm_mmu_mark_parents_unsync() */
+function* markParentsUnsync(shadow: ShadowMmu, sp: ShadowPage): Steps<void> {
+  for (const addr of rmapEntries(shadow.world, sp.parent_ptes.value))
+    yield* markUnsync(shadow, spteAt(shadow.world, addr));
+}
+
+/** mark_unsync(): something below the entry is unsync. */
+export function* markUnsync(shadow: ShadowMmu, sptep: Sptep): Steps<void> {
+  const sp = shadow.pages.ofEntry(sptep.addr);
+  const index = spteIndex(sptep);
+  if (hasUnsyncChild(sp, index)) return;
+  setUnsyncChild(sp, index, true);
+  const children = sp.unsync_children.value;
+  yield* store(sp.unsync_children, children + 1);
+  if (children === 0) yield* markParentsUnsync(shadow, sp);
+}
+
+function hasUnsyncChild(sp: ShadowPage, index: number): boolean {
+  return ((sp.unsync_child_bitmap(index >>> 5).value >>> (index & 31)) & 1) !== 0;
+}
+
+function setUnsyncChild(sp: ShadowPage, index: number, set: boolean): void {
+  const word = sp.unsync_child_bitmap(index >>> 5);
+  const bit = 1 << (index & 31);
+  word.value = (set ? word.value | bit : word.value & ~bit) >>> 0;
+}
+
+/** clear_unsync_child_bit() */
+function clearUnsyncChildBit(sp: ShadowPage, index: number): void {
+  sp.unsync_children.value -= 1;
+  setUnsyncChild(sp, index, false);
+}
+
+/** kvm_unlink_unsync_page() */
+export function* kvmUnlinkUnsyncPage(shadow: ShadowMmu, sp: ShadowPage): Steps<void> {
+  assertThat(sp.unsync.value !== 0, "a page that is not unsync is synchronised", "unsync-state");
+  shadow.emit({ name: "kvm_mmu_sync_page", sp: shadowSpText(sp) });
+  yield* store(sp.unsync, 0);
+  shadow.count("mmu_unsync", -1);
+}
+
+// --- finding unsync pages --------------------------------------------------------------------------------------------
+
+const KVM_PAGE_ARRAY_NR = 16;
+
+interface WalkedPage {
+  readonly sp: ShadowPage;
+  /** Its entry in the page above it; -1 for the first. */
+  readonly index: number;
+}
+
+/** struct kvm_mmu_pages: a part of the unsync pages below a page, with the pages on the way to them, parents first. */
+export type UnsyncWalk = readonly WalkedPage[];
+
+/** struct mmu_page_path: by level, the page above and the entry in it. */
+type PathToPage = readonly { readonly parent: ShadowPage; readonly index: number }[];
+
+/** mmu_unsync_walk(): up to sixteen pages; null when nothing below is unsync. */
+export function* mmuUnsyncWalk(shadow: ShadowMmu, sp: ShadowPage): Steps<UnsyncWalk | null> {
+  if ((yield* load(sp.unsync_children)) === 0) return null;
+  const found: WalkedPage[] = [{ sp, index: -1 }];
+  const leaves = yield* walkUnsync(shadow, sp, found);
+  return leaves === 0 ? null : found;
+}
+
+/** Adds a page; true when no more may be added. */
+function addPage(found: WalkedPage[], sp: ShadowPage, index: number): boolean {
+  const known = sp.unsync.value !== 0 && found.some((each) => each.sp.addr === sp.addr);
+  if (known) return false;
+  found.push({ sp, index });
+  return found.length === KVM_PAGE_ARRAY_NR;
+}
+
+/** __mmu_unsync_walk(): how many unsync pages there are below; -1 when the array is full. Bits that lead nowhere are cleared. */
+function* walkUnsync(shadow: ShadowMmu, sp: ShadowPage, found: WalkedPage[]): Steps<number> {
+  let leaves = 0;
+  for (let index = 0; index < ENTRIES_PER_TABLE; index++) {
+    if (!hasUnsyncChild(sp, index)) continue;
+    const spte = yield* load(spteOf(shadow.world, sp, index));
+    if (!isShadowPresentPte(spte) || isLargePte(spte)) {
+      clearUnsyncChildBit(sp, index);
+      continue;
+    }
+    const child = shadow.pages.ofFrame(spteToPfn(spte));
+    if (child.unsync_children.value > 0) {
+      if (addPage(found, child, index)) return -1;
+      const below = yield* walkUnsync(shadow, child, found);
+      if (below < 0) return below;
+      if (below === 0) clearUnsyncChildBit(sp, index);
+      leaves += below;
+    } else if (child.unsync.value !== 0) {
+      leaves++;
+      if (addPage(found, child, index)) return -1;
+    } else {
+      clearUnsyncChildBit(sp, index);
+    }
+  }
+  return leaves;
+}
+
+/** for_each_sp(): the unsync pages of a walk, with the way to each. */
+export function* unsyncPagesIn(walk: UnsyncWalk): Generator<{ sp: ShadowPage; parents: PathToPage }> {
+  const top = (walk[0] as WalkedPage).sp;
+  const topLevel = spLevel(top);
+  const pages = new Map<number, ShadowPage>([[topLevel, top]]);
+  const indexes = new Map<number, number>();
+  for (const { sp, index } of walk.slice(1)) {
+    const level = spLevel(sp);
+    indexes.set(level, index);
+    pages.set(level, sp);
+    if (level > PG_LEVEL_4K) continue;
+    const parents = Array.from({ length: topLevel - level }, (_, i) => ({
+      parent: pages.get(level + i + 1) as ShadowPage,
+      index: indexes.get(level + i) as number,
+    }));
+    yield { sp, parents };
+  }
+}
+
+/** mmu_pages_clear_parents(): the page is in step now; parents forget it, up to the first that still has others. */
+export function mmuPagesClearParents(parents: PathToPage): void {
+  for (const { parent, index } of parents) {
+    if (!hasUnsyncChild(parent, index)) return;
+    clearUnsyncChildBit(parent, index);
+    if (parent.unsync_children.value > 0) return;
+  }
+}
