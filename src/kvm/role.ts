@@ -72,6 +72,10 @@ export function childRole(role: number): number {
   return role - 1;
 }
 
+export function roleIsInvalid(layout: RoleLayout, role: number): boolean {
+  return (role & layout.invalid) !== 0;
+}
+
 export function roleIsDirect(role: number): boolean {
   return (role & DIRECT) !== 0;
 }

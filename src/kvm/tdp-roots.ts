@@ -23,14 +23,17 @@ import {
 } from "../kernel/index.ts";
 import { gfn, type Hpa } from "../machine/index.ts";
 import type { KvmMmuPage } from "./mmu-page.ts";
-import { tdpRootRole } from "./role.ts";
+import { roleIsInvalid, tdpRootRole } from "./role.ts";
 import { spText, TDP_ROOT_LEVEL, type TdpMmu } from "./tdp-mmu.ts";
 
 /** kvm_tdp_mmu_alloc_root(): the root for this kind of vCPU, with a reference. mmu_lock held for read. */
 export function* kvmTdpMmuAllocRoot(tdp: TdpMmu): Steps<KvmMmuPage> {
   assertHeldRead(tdp.kvm.mmuLock);
   const role = tdpRootRole(tdp.roles, TDP_ROOT_LEVEL, tdp.layout.adEnabled);
+  // Roots leave the list under mmu_lock held for read as well: RCU keeps those that the search stands at.
+  yield* rcuReadLock(tdp.kvm.kernel.rcu);
   const found = yield* findRoot(tdp, role);
+  yield* rcuReadUnlock(tdp.kvm.kernel.rcu);
   if (found !== null) return found;
   yield* spinLock(tdp.tdpMmuPagesLock);
   // Another vCPU may have made the same root while the lock was not held.
@@ -48,7 +51,7 @@ export function* kvmTdpMmuAllocRoot(tdp: TdpMmu): Steps<KvmMmuPage> {
   return root;
 }
 
-/** A valid root of that role, with a reference taken; null when there is none. */
+/** A valid root of that role, with a reference taken; null when there is none. Under RCU, or with tdp_mmu_pages_lock held. */
 function* findRoot(tdp: TdpMmu, role: number): Steps<KvmMmuPage | null> {
   for (let addr = yield* load(tdp.roots); addr !== 0; ) {
     const root = tdp.pages.at(addr);
@@ -89,7 +92,7 @@ function* listDelRcu(tdp: TdpMmu, root: KvmMmuPage): Steps<void> {
 }
 
 export function isInvalidRoot(tdp: TdpMmu, root: KvmMmuPage): boolean {
-  return (root.role.value & tdp.roles.invalid) !== 0;
+  return roleIsInvalid(tdp.roles, root.role.value);
 }
 
 /** for_each_tdp_mmu_root(): the roots on the list, invalid ones included. mmu_lock held for write, and kept. */

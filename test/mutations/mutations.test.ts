@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { MUTATIONS, type Mutation } from "./mutations.ts";
+import { ZAP_MUTATIONS } from "./zap-mutations.ts";
 
 const ROOT = join(import.meta.dirname, "../..");
 let scratch = "";
@@ -48,13 +49,16 @@ function runUnchanged(mutation: Mutation): Outcome {
 }
 
 describe("undoing it is noticed", () => {
-  test.each(MUTATIONS.map((mutation, n) => ({ ...mutation, n })))("$name", ({ n, ...mutation }) => {
-    const before = runUnchanged(mutation);
-    expect(before.cells).toBeGreaterThan(0);
-    expect(before.properties).toEqual([]);
-    const root = mutate(mutation, n);
-    const after = runCells(root, mutation);
-    rmSync(root, { recursive: true, force: true });
-    expect(after.properties).toContain(mutation.caught);
-  });
+  test.each([...MUTATIONS, ...ZAP_MUTATIONS].map((mutation, n) => ({ ...mutation, n })))(
+    "$name",
+    ({ n, ...mutation }) => {
+      const before = runUnchanged(mutation);
+      expect(before.cells).toBeGreaterThan(0);
+      expect(before.properties).toEqual([]);
+      const root = mutate(mutation, n);
+      const after = runCells(root, mutation);
+      rmSync(root, { recursive: true, force: true });
+      expect(after.properties).toContain(mutation.caught);
+    },
+  );
 });
