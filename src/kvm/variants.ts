@@ -20,6 +20,9 @@ export type GpcDesign = "D0" | "D1" | "D2" | "D3" | "D3'" | "D3s" | "D4" | "D4-n
  */
 export type RootZap = "per-level" | "two-passes" | "one-pass";
 
+/** How unlinked shadow pages are freed (kvm/shadow/free-designs.ts); Linux: sync. */
+export type ShadowFree = "sync" | "flagged" | "rcu" | "ipi-all" | "capped-sync" | "capped-parked";
+
 export interface KvmVariants {
   readonly kernel: KernelVersion;
   readonly paging: Paging;
@@ -27,6 +30,9 @@ export interface KvmVariants {
   readonly pml: boolean;
   readonly gpc: GpcDesign;
   readonly rootZap: RootZap;
+  readonly shadowFree: ShadowFree;
+  /** Of the capped designs: how many shadow pages may wait for a grace period. */
+  readonly shadowFreeCap: number;
   /** Whether the TDP MMU's reference of an invalidated root is given back when the root has been zapped (Linux), or before. */
   readonly rootPut: "after-zap" | "before-zap";
   /** Entries of a table that is unlinked under mmu_lock held for read are frozen (Linux), or only zapped. */
@@ -63,6 +69,8 @@ export const LINUX_7_2: KvmVariants = {
   pml: false,
   gpc: "D0",
   rootZap: "per-level",
+  shadowFree: "sync",
+  shadowFreeCap: Number.POSITIVE_INFINITY,
   rootPut: "after-zap",
   freezesEntries: true,
   writesBack: false,

@@ -27,12 +27,14 @@ import {
 
 export class Interrupts {
   readonly world: World;
+  readonly cpus: number;
   private readonly masked: readonly Cell[];
   private readonly pending: readonly Cell[];
 
   /** @param cpus how many CPUs there are; thread n runs on CPU n */
   constructor(world: World, cpus: number) {
     this.world = world;
+    this.cpus = cpus;
     world.watchesBuffers = true;
     this.masked = cells(world, "irqs_off", cpus);
     this.pending = cells(world, "ipi_pending", cpus);

@@ -19,6 +19,7 @@ import type { SpteLayout } from "../spte.ts";
 import type { KvmEvent, StatEvent } from "../trace.ts";
 import type { KernelVersion } from "../variants.ts";
 import type { Vm } from "../vm.ts";
+import { freePagesRcu } from "./free-designs.ts";
 import { type ShadowPage, ShadowPages, spGfn, spHasGptes } from "./page.ts";
 import type { RmapOptions } from "./rmap.ts";
 
@@ -51,6 +52,12 @@ export class ShadowMmu {
   /** The largest reverse map, and the longest run of other frames in a hash list, so far. */
   readonly maxRmapSize: Cell;
   readonly maxHashCollisions: Cell;
+  /** kvm->arch.rcu_free_shadow_page, and what is on its way to be freed: only of designs that Linux has not (free-designs.ts). */
+  readonly rcuFreeShadowPage: Cell;
+  readonly rcuPending: Cell;
+  readonly rcuParked: Cell;
+  readonly rcuParkedLock: SpinLock;
+  readonly freePagesRcu: number;
   private readonly hash: number;
 
   constructor(vm: Vm) {
@@ -78,6 +85,11 @@ export class ShadowMmu {
     this.shadowRootAllocated = cell(world, "kvm->arch.shadow_root_allocated");
     this.maxRmapSize = cell(world, "kvm->stat.max_mmu_rmap_size");
     this.maxHashCollisions = cell(world, "kvm->stat.max_mmu_page_hash_collisions");
+    this.rcuFreeShadowPage = cell(world, "kvm->arch.rcu_free_shadow_page");
+    this.rcuPending = cell(world, "kvm->arch.rcu_pending");
+    this.rcuParked = cell(world, "kvm->arch.rcu_parked");
+    this.rcuParkedLock = new SpinLock(world, "kvm->arch.rcu_parked_lock");
+    this.freePagesRcu = kvm.kernel.rcu.register((addr) => freePagesRcu(this, addr));
     const bucket = (offset: number): string => `[${offset >>> 4}].${link(offset % LIST_HEAD_BYTES)}`;
     this.hash = world.allocate(LIST_HEAD_BYTES * HASH_BUCKETS, "kvm->arch.mmu_page_hash", bucket);
     for (let i = 0; i < HASH_BUCKETS; i++) listInit(world, this.hash + LIST_HEAD_BYTES * i);

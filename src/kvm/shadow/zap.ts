@@ -24,6 +24,7 @@ import { ENTRIES_PER_TABLE, PG_LEVEL_4K } from "../../machine/index.ts";
 import { isMmioSpte } from "../mmio-spte.ts";
 import { KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, kvmFlushRemoteTlbs, kvmMakeAllCpusRequest } from "../requests.ts";
 import { isLastSpte, isShadowPresentPte, spteToPfn } from "../spte.ts";
+import { freeShadowPages } from "./free-designs.ts";
 import { unaccountShadowNxHugePage } from "./nx-pages.ts";
 import { hashLinkOf, linkOf, type ShadowPage, shadowSpText, spHasGptes, spLevel, spteOf } from "./page.ts";
 import { pteListRemove, rmapTakeAll, spteAt } from "./rmap.ts";
@@ -123,10 +124,9 @@ export function* commitZapPage(shadow: ShadowMmu, list: InvalidList): Steps<void
   if (list.length === 0) return;
   // Also waits for lockless walks: whoever is in one has interrupts off.
   yield* kvmFlushRemoteTlbs(shadow.vm);
-  for (const sp of list.splice(0)) {
-    listDel(shadow.world, hashLinkOf(sp));
-    yield* shadow.pages.free(sp);
-  }
+  const pages = list.splice(0);
+  for (const sp of pages) listDel(shadow.world, hashLinkOf(sp));
+  yield* freeShadowPages(shadow, pages);
 }
 
 /** kvm_mmu_remote_flush_or_zap() */

@@ -1,0 +1,368 @@
+/**
+ * lockless-walk: may a thread that is no vCPU walk shadow pages while they are zapped?
+ *
+ * Write protection for dirty logging runs in an ioctl. The proposal of 2013 wants it without mmu_lock: the ioctl reads a frame's reverse map, and takes
+ * W away from the entry that it finds there. Meanwhile another thread, with mmu_lock, zaps the page that the entry is in.
+ *
+ *     ioctl                                      zap, with mmu_lock for write
+ *     r1  flag = true                            z1  unlink the page: rmap_remove()
+ *     r2  [full barrier]                         z2  kvm_flush_remote_tlbs(): full barrier
+ *     r3  rcu_read_lock()                        z3  read the flag
+ *     r4  read the rmap head: an entry           z4a set: call_rcu()
+ *     r5  read the entry, take W away            z4b not set: free the page
+ *     r6  rcu_read_unlock(); flag = false
+ *
+ * I1, lifetime: at r5 the page is still there. I2, bounds: how many unlinked pages wait does not depend on how long r3 to r6 takes.
+ *
+ * Source: LKML, M. Tosatti to X. Guangrong, 2013-10-07, on "KVM: MMU: allow locklessly access shadow pagetable out of vcpu thread".
+ */
+import {
+  type Cell,
+  clearU64,
+  compareExchange,
+  fence,
+  load,
+  type MemoryModel,
+  type Program,
+  program,
+  runSequentially,
+  type Steps,
+  store,
+  type Task,
+  type World,
+} from "../engine/index.ts";
+import {
+  current,
+  Kernel,
+  kthread,
+  Mm,
+  PageFrames,
+  PROT_READ,
+  PROT_WRITE,
+  rcuReadLock,
+  rcuReadUnlock,
+  rcuThread,
+  writeLock,
+  writeUnlock,
+} from "../kernel/index.ts";
+import { Kvm } from "../kvm/kvm.ts";
+import { assertBacklog } from "../kvm/shadow/free-designs.ts";
+import { rmapLock, rmapUnlock, spteAt } from "../kvm/shadow/rmap.ts";
+import type { ShadowMmu } from "../kvm/shadow/shadow-mmu.ts";
+import { gfnToRmap } from "../kvm/shadow/slot-arch.ts";
+import { rmapWriteProtect } from "../kvm/shadow/spte-change.ts";
+import { commitZapPage, prepareZapPage } from "../kvm/shadow/zap.ts";
+import { isShadowPresentPte, isWritablePte } from "../kvm/spte.ts";
+import { type KvmVariants, LINUX_7_2 } from "../kvm/variants.ts";
+import { kvmArchVcpuIoctlRun } from "../kvm/vcpu.ts";
+import { Vm } from "../kvm/vm.ts";
+import {
+  type Gfn,
+  gfn,
+  hva,
+  Interrupts,
+  interruptHandler,
+  maskInterrupts,
+  PAGE_SIZE,
+  PT_WRITABLE_MASK,
+  touch,
+  unmaskInterrupts,
+} from "../machine/index.ts";
+import { cell, type Expected, type StudyCell, study } from "./study.ts";
+
+const BASE = hva(0x10000000);
+/** Frame 0, and one in another 2M, so that each has a page of its own. */
+const FRAMES = 513;
+
+/** That of the ioctl's thread, and that of the thread that zaps. */
+const CPUS = 2;
+
+interface Scene {
+  readonly world: World;
+  readonly vm: Vm;
+  readonly shadow: ShadowMmu;
+}
+
+function makeScene(world: World, variants: Partial<KvmVariants>, mapped: readonly number[]): Scene {
+  const mm = new Mm(world, new PageFrames(world), BASE, FRAMES);
+  for (const n of mapped) {
+    const at = hva(BASE + n * PAGE_SIZE);
+    mm.addVma(at, hva(at + PAGE_SIZE), PROT_READ | PROT_WRITE);
+    mm.populate(at, `page ${n}`);
+  }
+  const kvm = new Kvm(world, new Kernel(world), mm, { ...LINUX_7_2, ...variants });
+  Object.assign(kvm.params, { tdpMmu: false });
+  const vm = new Vm(kvm, new Interrupts(world, CPUS));
+  kvm.memslots.addDuringSetup({ id: 0, baseGfn: gfn(0), npages: FRAMES, userspaceAddr: BASE, flags: 0 });
+  // Its thread is the one that zaps.
+  const vcpu = vm.addVcpu(1);
+  runSequentially(world, 1, "vcpu0", () => {
+    vcpu.reset();
+    return kvmArchVcpuIoctlRun(
+      vcpu,
+      mapped.map((frame) => touch(frame, "write")),
+    );
+  });
+  return { world, vm, shadow: vm.shadow as ShadowMmu };
+}
+
+function rmapOf({ vm, world }: Scene, frame: number): Cell {
+  const { memslots } = vm.kvm;
+  const slot = memslots.slotsOf(memslots.setAt(memslots.active.value))[0] as ReturnType<typeof memslots.slotAt>;
+  return gfnToRmap(world, slot, frame as Gfn, 1);
+}
+
+// --- the walker ------------------------------------------------------------------------------------------------------
+
+/** r4, r5: takes W away from the entry that maps the frame. */
+function* writeProtectLockless(scene: Scene, frame: number): Steps<void> {
+  const sptep = yield* load(rmapOf(scene, frame));
+  if (sptep === 0) return;
+  const entry = spteAt(scene.world, sptep);
+  const spte = yield* load(entry);
+  if (isShadowPresentPte(spte) && isWritablePte(spte)) {
+    yield* compareExchange(entry, spte, clearU64(spte, PT_WRITABLE_MASK));
+  }
+}
+
+type Walker = (scene: Scene, frames: readonly number[]) => Steps<void>;
+
+function* walkAll(scene: Scene, frames: readonly number[]): Steps<void> {
+  for (const frame of frames) yield* writeProtectLockless(scene, frame);
+}
+
+type WalkerName =
+  | "locked"
+  | "bare"
+  | "rcu"
+  | "yieldingRcu"
+  | "flagged"
+  | "flaggedWithoutBarrier"
+  | "flaggedClearedPlainly"
+  | "irqsOff"
+  | "bitLock";
+
+const WALKERS: Readonly<Record<WalkerName, Walker>> = {
+  *locked(scene, frames) {
+    yield* writeLock(scene.vm.kvm.mmuLock);
+    for (const frame of frames) yield* rmapWriteProtect(scene.shadow, rmapOf(scene, frame), false);
+    yield* writeUnlock(scene.vm.kvm.mmuLock);
+  },
+  *bare(scene, frames) {
+    yield* walkAll(scene, frames);
+  },
+  *rcu(scene, frames) {
+    const { rcu } = scene.vm.kvm.kernel;
+    yield* rcuReadLock(rcu);
+    yield* walkAll(scene, frames);
+    yield* rcuReadUnlock(rcu);
+  },
+  *yieldingRcu(scene, frames) {
+    for (const frame of frames) yield* WALKERS.rcu(scene, [frame]);
+  },
+  *flagged(scene, frames) {
+    yield* store(scene.shadow.rcuFreeShadowPage, 1);
+    yield* fence(scene.world);
+    yield* WALKERS.rcu(scene, frames);
+    yield* fence(scene.world);
+    yield* store(scene.shadow.rcuFreeShadowPage, 0);
+  },
+  *flaggedWithoutBarrier(scene, frames) {
+    yield* store(scene.shadow.rcuFreeShadowPage, 1);
+    yield* WALKERS.rcu(scene, frames);
+    yield* store(scene.shadow.rcuFreeShadowPage, 0);
+  },
+  *flaggedClearedPlainly(scene, frames) {
+    yield* store(scene.shadow.rcuFreeShadowPage, 1);
+    yield* fence(scene.world);
+    yield* WALKERS.rcu(scene, frames);
+    yield* store(scene.shadow.rcuFreeShadowPage, 0);
+  },
+  *irqsOff(scene, frames) {
+    const { interrupts } = scene.vm;
+    const { cpu } = current(scene.world);
+    yield* maskInterrupts(interrupts, cpu);
+    yield* walkAll(scene, frames);
+    yield* unmaskInterrupts(interrupts, cpu);
+  },
+  *bitLock(scene, frames) {
+    for (const frame of frames) {
+      const head = rmapOf(scene, frame);
+      const value = yield* rmapLock(head, { locked: true });
+      if (value !== 0) {
+        const entry = spteAt(scene.world, value);
+        const spte = yield* load(entry);
+        if (isShadowPresentPte(spte)) yield* compareExchange(entry, spte, clearU64(spte, PT_WRITABLE_MASK));
+      }
+      yield* rmapUnlock(head, { locked: true }, value, false);
+    }
+  },
+};
+
+// --- the zapper ------------------------------------------------------------------------------------------------------
+
+/** What flooding, recycling or a root's end do: the pages that map the frames go, each in a batch of its own. */
+function* zap({ world, vm, shadow }: Scene, frames: readonly number[], backlog: number | null): Steps<void> {
+  yield* writeLock(vm.kvm.mmuLock);
+  for (const frame of frames) {
+    const head = yield* load(rmapOf({ world, vm, shadow }, frame));
+    // The walker may have its lock bit.
+    const sptep = head - (head % 8);
+    const list: Parameters<typeof commitZapPage>[1] = [];
+    yield* prepareZapPage(shadow, shadow.pages.ofEntry(sptep), list);
+    yield* commitZapPage(shadow, list);
+    if (backlog !== null) yield* assertBacklog(shadow, backlog);
+  }
+  yield* writeUnlock(vm.kvm.mmuLock);
+}
+
+// --- designs ---------------------------------------------------------------------------------------------------------
+
+interface Design {
+  readonly what: string;
+  readonly walker: WalkerName;
+  readonly variants: Partial<KvmVariants>;
+}
+
+const DESIGNS: Readonly<Record<string, Design>> = {
+  V0: { what: "the walker holds mmu_lock (Linux)", walker: "locked", variants: {} },
+  V1: { what: "no lock, pages freed at once", walker: "bare", variants: {} },
+  V2: {
+    what: "the proposal without a barrier after the flag is set",
+    walker: "flaggedWithoutBarrier",
+    variants: { shadowFree: "flagged" },
+  },
+  V3: { what: "the proposal: flag, barriers, call_rcu()", walker: "flagged", variants: { shadowFree: "flagged" } },
+  "V3'": {
+    what: "the flag is cleared without a barrier",
+    walker: "flaggedClearedPlainly",
+    variants: { shadowFree: "flagged" },
+  },
+  V4a: { what: "the walker has interrupts off, the flush interrupts vCPUs only", walker: "irqsOff", variants: {} },
+  V4b: { what: "the same, and every CPU is interrupted", walker: "irqsOff", variants: { shadowFree: "ipi-all" } },
+  V5a: {
+    what: "call_rcu() up to a cap, beyond it synchronize_rcu()",
+    walker: "rcu",
+    variants: { shadowFree: "capped-sync", shadowFreeCap: 1 },
+  },
+  V5b: {
+    what: "call_rcu() up to a cap, beyond it parked on a list",
+    walker: "rcu",
+    variants: { shadowFree: "capped-parked", shadowFreeCap: 1 },
+  },
+  V6: { what: "always call_rcu(), as the TDP MMU does", walker: "rcu", variants: { shadowFree: "rcu" } },
+  "V6-yielding": {
+    what: "the same, with a walker that leaves its section between frames",
+    walker: "yieldingRcu",
+    variants: { shadowFree: "rcu" },
+  },
+  V7: { what: "a lock bit in each reverse map (6.15, for aging)", walker: "bitLock", variants: {} },
+};
+
+/** Callbacks that may wait at once in the scenario "backlog": one, of two pages that are zapped. */
+const BACKLOG = 1;
+
+function walkProgram(name: string, design: string, frames: readonly number[], backlog: number | null): Program {
+  const { walker, variants } = DESIGNS[design] as Design;
+  const tasks: Record<string, (scene: Scene) => Steps<unknown>> = {
+    ioctl: (scene) => kthread(scene.world, WALKERS[walker](scene, frames)),
+    zap: (scene) => kthread(scene.world, zap(scene, frames, backlog)),
+    irq0: ({ vm, world }) => interruptHandler(vm.interrupts, 0, world.tasks[0] as Task),
+    rcu: ({ vm }) => rcuThread(vm.kvm.kernel.rcu),
+  };
+  return program<Scene>({
+    name: `lockless-walk ${design} ${name}`,
+    setup: (world) => makeScene(world, variants, frames),
+    tasks,
+    daemons: Object.keys(tasks).slice(2),
+  });
+}
+
+interface Row {
+  readonly scenario: "lifetime" | "backlog";
+  readonly property: string;
+  readonly expected: Expected;
+  readonly because: string;
+  readonly models?: readonly MemoryModel[];
+}
+
+function cells(design: string, rows: readonly Row[]): StudyCell[] {
+  return rows.flatMap(({ scenario, property, expected, because, models = ["sc"] }) =>
+    models.map((model) =>
+      cell({
+        variant: design,
+        scenario,
+        property,
+        model,
+        expected,
+        because,
+        program: () =>
+          scenario === "lifetime"
+            ? walkProgram(scenario, design, [0], null)
+            : walkProgram(scenario, design, [0, 512], BACKLOG),
+      }),
+    ),
+  );
+}
+
+const lifetime = (expected: Expected, because: string, models: readonly MemoryModel[] = ["sc", "tso"]): Row => ({
+  scenario: "lifetime",
+  property: "use-after-free",
+  expected,
+  because,
+  models,
+});
+const bounds = (expected: Expected, because: string, property = "bounds"): Row => ({
+  scenario: "backlog",
+  property,
+  expected,
+  because,
+});
+
+export default study({
+  id: "lockless-walk",
+  title: "May a thread that is no vCPU walk shadow pages while they are zapped?",
+  source:
+    "LKML, 2013-10-07: Re: [PATCH v2 12/15] KVM: MMU: allow locklessly access shadow pagetable out of vcpu thread",
+  variants: Object.fromEntries(Object.entries(DESIGNS).map(([name, { what }]) => [name, what])),
+  cells: [
+    ...cells("V0", [lifetime("holds", "the zap waits for the walk"), bounds("holds", "pages are freed at once")]),
+    ...cells("V1", [lifetime("fails", "the page is freed between the read of its address and of its entry")]),
+    ...cells("V2", [
+      lifetime("holds", "stores are seen in order", ["sc"]),
+      lifetime("fails", "the flag waits in the store buffer while the reverse map is read", ["tso"]),
+    ]),
+    ...cells("V3", [
+      lifetime("holds", "either the zap sees the flag, or the walk sees the page unlinked"),
+      bounds("fails", "whoever zaps never waits for the walk, whose section holds up every callback"),
+    ]),
+    ...cells("V3'", [
+      lifetime(
+        "holds",
+        "the thread's notes expect a failure; x86 does not reorder the walk's loads after a later store, so nothing is missing",
+      ),
+    ]),
+    ...cells("V4a", [lifetime("fails", "the ioctl's thread is no vCPU, so nobody waits for its CPU")]),
+    ...cells("V4b", [
+      lifetime("holds", "the interrupt is taken when the walk is over"),
+      bounds("holds", "pages are freed at once"),
+    ]),
+    ...cells("V5a", [bounds("fails", "mmu_lock is held", "sleeping-in-atomic")]),
+    ...cells("V5b", [
+      lifetime("holds", "a parked page's grace period begins when it leaves the list"),
+      bounds("holds", "what is parked is not with RCU"),
+    ]),
+    ...cells("V6", [
+      lifetime("holds", "the grace period waits for the walk"),
+      bounds("fails", "a section over a whole slot holds up every callback"),
+    ]),
+    ...cells("V6-yielding", [
+      lifetime("holds", "each entry is read in the section in which it was found"),
+      bounds("fails", "even so the zap may run through before the grace period of its first page ends"),
+    ]),
+    ...cells("V7", [
+      lifetime("holds", "the zap cannot take the entry out of the reverse map while its lock bit is held"),
+      bounds("holds", "pages are freed at once"),
+    ]),
+  ],
+});
