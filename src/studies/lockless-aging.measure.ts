@@ -1,0 +1,152 @@
+/**
+ * lockless-aging in virtual time: what does asking for the ages of pages cost while vCPUs fault?
+ *
+ * As access_tracking_perf_test does it with the TDP MMU off: vCPUs populate memory, each fault under mmu_lock held for write, while the host goes over
+ * the pages that are mapped already and asks for each whether it was used (MGLRU's walk). 6.12 takes mmu_lock for that; 7.2 takes the lock bit of the
+ * page's reverse map.
+ */
+import {
+  type CostTable,
+  makeWorld,
+  percentileOf,
+  program,
+  runSequentially,
+  Simulator,
+  type Steps,
+  type Task,
+  type World,
+} from "../engine/index.ts";
+import { Kernel, kthread, Mm, PageFrames, PROT_READ, PROT_WRITE } from "../kernel/index.ts";
+import { kvmCosts } from "../kvm/costs.ts";
+import { Kvm } from "../kvm/kvm.ts";
+import { type KvmVariants, LINUX_6_12, LINUX_7_2 } from "../kvm/variants.ts";
+import { kvmArchVcpuIoctlRun } from "../kvm/vcpu.ts";
+import { Vm } from "../kvm/vm.ts";
+import { gfn, type Hva, hva, Interrupts, interruptHandler, PAGE_SIZE, touch } from "../machine/index.ts";
+import type { Figures, Measurement } from "./measurement.ts";
+
+const BASE = hva(0x10000000);
+const page = (n: number): Hva => hva(BASE + n * PAGE_SIZE);
+
+interface Parameters {
+  readonly vcpus: number;
+  /** Pages that each vCPU populates. */
+  readonly pages: number;
+  /** Pages that are mapped to begin with, and aged. */
+  readonly aged: number;
+}
+
+interface Scene {
+  readonly world: World;
+  readonly mm: Mm;
+  readonly vm: Vm;
+  vcpusLeft: number;
+  passes: number;
+  /** Time that the passes took, and that of the first one. */
+  aging: number;
+}
+
+function makeScene(world: World, variants: KvmVariants, { vcpus, pages, aged }: Parameters): Scene {
+  const frames = aged + vcpus * pages;
+  const mm = new Mm(world, new PageFrames(world), BASE, frames);
+  mm.addVma(page(0), page(frames), PROT_READ | PROT_WRITE);
+  for (let n = 0; n < frames; n++) mm.populate(page(n), "page");
+  const kvm = new Kvm(world, new Kernel(world), mm, variants);
+  Object.assign(kvm.params, { tdpMmu: false });
+  const vm = new Vm(kvm, new Interrupts(world, world.tasksMax));
+  kvm.memslots.addDuringSetup({ id: 0, baseGfn: gfn(0), npages: frames, userspaceAddr: BASE, flags: 0 });
+  for (let i = 0; i < vcpus; i++) vm.addVcpu(i);
+  const touched = Array.from({ length: aged }, (_, frame) => touch(frame, "write"));
+  for (const vcpu of vm.vcpus) {
+    runSequentially(world, vcpu.id, `vcpu${vcpu.id}`, () => {
+      vcpu.reset();
+      return kvmArchVcpuIoctlRun(vcpu, vcpu.id === 0 ? touched : []);
+    });
+  }
+  return { world, mm, vm, vcpusLeft: vcpus, passes: 0, aging: 0 };
+}
+
+function* populate(scene: Scene, id: number, { pages, aged }: Parameters): Steps<void> {
+  const vcpu = scene.vm.vcpus[id] as Vm["vcpus"][number];
+  vcpu.reset();
+  const first = aged + id * pages;
+  const instructions = Array.from({ length: pages }, (_, n) => touch(first + n, "write"));
+  yield* kvmArchVcpuIoctlRun(vcpu, instructions);
+  scene.vcpusLeft--;
+}
+
+/** Asks for one page after the other, over and over, while there are vCPUs that fault. */
+function* age(scene: Scene, aged: number): Steps<void> {
+  const { world, mm } = scene;
+  while (scene.vcpusLeft > 0) {
+    const begin = world.clock?.now ?? 0;
+    for (let n = 0; n < aged; n++) {
+      world.clock?.enter("aging a page");
+      for (const ops of mm.notifiers) yield* ops.clearYoung(page(n), page(n + 1));
+      world.clock?.leave("aging a page");
+    }
+    scene.passes++;
+    scene.aging += (world.clock?.now ?? 0) - begin;
+  }
+}
+
+function measure(variants: KvmVariants, parameters: Parameters, costs: CostTable): Figures {
+  const { vcpus, pages, aged } = parameters;
+  const tasks: Record<string, (scene: Scene) => Steps<unknown>> = {};
+  for (let i = 0; i < vcpus; i++) tasks[`vcpu${i}`] = (scene) => kthread(scene.world, populate(scene, i, parameters));
+  tasks["aging"] = (scene) => kthread(scene.world, age(scene, aged));
+  const served = Object.keys(tasks).length;
+  for (let i = 0; i < vcpus; i++) {
+    tasks[`irq${i}`] = ({ vm, world }) => interruptHandler(vm.interrupts, i, world.tasks[i] as Task);
+  }
+  const bytes = 64 * 2 ** 20 + (aged + vcpus * pages) * (PAGE_SIZE + 512);
+  const { world, state } = makeWorld(
+    program<Scene>({
+      name: "lockless-aging",
+      setup: (w) => makeScene(w, variants, parameters),
+      tasks,
+      daemons: Object.keys(tasks).slice(served),
+      memory: { staticBytes: bytes, arenaBytes: 2 ** 20 },
+    }),
+  );
+  world.onEvent = () => undefined;
+  const simulator = new Simulator(world, { costs: kvmCosts(costs) });
+  const { sections, locks, end } = simulator.run();
+  const faults = sections.get("page fault");
+  const each = sections.get("aging a page");
+  return {
+    "pass ns": state.passes === 0 ? null : state.aging / state.passes,
+    passes: state.passes,
+    "page p50 ns": each === undefined ? null : percentileOf(each, 0.5),
+    "page p99 ns": each === undefined ? null : percentileOf(each, 0.99),
+    "fault p50 ns": faults === undefined ? null : percentileOf(faults, 0.5),
+    "fault p99 ns": faults === undefined ? null : percentileOf(faults, 0.99),
+    "lock wait ns": locks.get("kvm->mmu_lock")?.wait.longest ?? null,
+    "populated ns": end,
+  };
+}
+
+const DESIGNS: Readonly<Record<string, KvmVariants>> = { A0: LINUX_6_12, A7: LINUX_7_2 };
+
+export const measurement: Measurement = {
+  study: "lockless-aging",
+  question: "What does asking for the ages of pages cost while vCPUs fault?",
+  parameters: {
+    vcpus: { value: 64, meaning: "vCPUs that populate memory" },
+    pages: { value: 64, meaning: "pages that each of them faults in" },
+    aged: { value: 256, meaning: "pages that are mapped already, and asked for" },
+  },
+  variants: { A0: "under mmu_lock (6.12)", A7: "under the lock bit of the reverse map (6.15 and later)" },
+  metrics: {
+    "pass ns": "one pass over the pages that are asked for",
+    passes: "passes while the vCPUs populated memory",
+    "page p50 ns": "median of asking for one page",
+    "page p99 ns": "99th percentile",
+    "fault p50 ns": "median of handling a page fault",
+    "fault p99 ns": "99th percentile",
+    "lock wait ns": "longest wait for mmu_lock",
+    "populated ns": "until all memory was populated",
+  },
+  run: (variant, parameters, costs) =>
+    measure(DESIGNS[variant] as KvmVariants, parameters as unknown as Parameters, costs),
+};
