@@ -6,6 +6,7 @@
 import { Command, CommanderError, Option } from "commander";
 import { EngineBug, UsageError } from "../engine/index.ts";
 import { shellWord } from "../report/text.ts";
+import { type BenchCommandOptions, benchCommand } from "./bench.ts";
 import { type CheckCommandOptions, checkCommand } from "./check.ts";
 import { type ConformCommandOptions, conformCommand } from "./conform.ts";
 import { type KernelBuildOptions, kernelBuildCommand } from "./kernel.ts";
@@ -47,6 +48,11 @@ expected ones (a test that expects nothing cannot differ), 1 when one is not,
 2 for unusable input or usage: one line says what is wrong.`;
 
 /** What each command does; tests put their own in. */
+const BENCH_HELP = `
+Executions or states per second of user CPU time, of one thread: the median
+of several runs. Marks of GenMC and Nidhugg are published ones; SPIN is run
+when it is installed, with gcc. docs/performance.md says how to read them.`;
+
 export interface Handlers {
   studies(options: { readonly json?: true }): Promise<void>;
   check(study: string, options: CheckCommandOptions): Promise<void>;
@@ -56,6 +62,7 @@ export interface Handlers {
   kernelBuild(options: KernelBuildOptions): Promise<void>;
   measure(study: string, options: MeasureCommandOptions): Promise<void>;
   litmus(paths: readonly string[], options: LitmusCommandOptions): Promise<void>;
+  bench(names: readonly string[], options: BenchCommandOptions): Promise<void>;
 }
 
 /** Runs one command line. @returns the exit status */
@@ -74,6 +81,7 @@ export async function runCommandLine(argv: readonly string[], terminal: Terminal
       kernelBuild: (options) => keep(kernelBuildCommand(options, terminal)),
       measure: (study, options) => keep(measureCommand(study, options, terminal)),
       litmus: (paths, options) => keep(litmusCommand(paths, options, terminal)),
+      bench: (names, options) => keep(benchCommand(names, options, terminal)),
     },
     (text) => terminal.result(text),
   );
@@ -107,6 +115,7 @@ export function commandLine(handlers: Handlers, writeHelp: (text: string) => voi
   addKernel(racewalk, handlers);
   addMeasure(racewalk, handlers);
   addLitmus(racewalk, handlers);
+  addBench(racewalk, handlers);
   return racewalk;
 }
 
@@ -236,6 +245,17 @@ function addKernel(racewalk: Command, handlers: Handlers): void {
     .action((options: KernelBuildOptions) => handlers.kernelBuild(options));
 }
 
+function addBench(racewalk: Command, handlers: Handlers): void {
+  racewalk
+    .command("bench")
+    .description("measure racewalk's own speed, and hold it against other checkers")
+    .argument("[name...]", "dpor, graph, workers, estimate, or a program: fib, ainc(7), graph ticket(3,2)")
+    .option("--long", "whole explorations and large graphs")
+    .option("--json", "one JSON document on standard output")
+    .addHelpText("after", BENCH_HELP)
+    .action((names: string[], options: BenchCommandOptions) => handlers.bench(names, options));
+}
+
 // --- what is said ----------------------------------------------------------------------------------------------------
 
 /** Says what went wrong, in one line. @returns the exit status */
@@ -264,7 +284,8 @@ function debug(error: unknown, terminal: Terminal): void {
 /** What is wrong with the command line, and where to read how it should be. */
 function misuse(error: CommanderError, argv: readonly string[]): string {
   const given = argv[0] ?? "";
-  const isCommand = ["studies", "check", "replay", "run", "conform", "measure", "litmus", "kernel"].includes(given);
+  const commands = ["studies", "check", "replay", "run", "conform", "measure", "litmus", "bench", "kernel"];
+  const isCommand = commands.includes(given);
   const help = isCommand ? `racewalk ${given} --help` : "racewalk --help";
   if (error.code === "commander.help") return `no command; see ${help}`;
   const text = error.message
