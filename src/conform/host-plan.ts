@@ -380,7 +380,7 @@ function hugePagesIn(lines: readonly TraceLine[]): readonly HugePage[] {
         const pfn = mmu.isPresent(event.newSpte) ? mmu.frameOf(event.newSpte) : null;
         found.push({ gfn: event.gfn, level: event.level, pfn });
       }
-    } else if (!line.event.startsWith("kvm_mmu_") && !line.event.startsWith("flush_")) recovering.delete(line.task);
+    } else if (!/^(?:kvm_mmu_|flush_|tdp_sp_rcu_free$)/.test(line.event)) recovering.delete(line.task);
   }
   return found.map((page) => ({ ...page, pfn: page.pfn ?? firstFrame(page, leaves) }));
 }

@@ -83,17 +83,21 @@ const HUGE = { frames: 512, hugePage: true, warm: [0], check: checkMappings } as
 
 const write = (frame: number): GuestInstruction => touch(frame, "write");
 
-const SCENES: Readonly<Record<string, TdpSceneOptions>> = {
-  "eager-split": {
-    ...HUGE,
-    guests: [[write(1)]],
-    params: { eagerPageSplit: true },
-    prepare: function* (scene) {
-      setLogging(scene, true);
-    },
-    threads: { vmm: beginAndCopy },
-    check: checkCopies,
+const EAGER_SPLIT: TdpSceneOptions = {
+  ...HUGE,
+  guests: [[write(1)]],
+  params: { eagerPageSplit: true },
+  prepare: function* (scene) {
+    setLogging(scene, true);
   },
+  threads: { vmm: beginAndCopy },
+  check: checkCopies,
+};
+
+const SCENES: Readonly<Record<string, TdpSceneOptions>> = {
+  "eager-split": EAGER_SPLIT,
+  // The walks drop mmu_lock wherever Linux may.
+  "eager-split-yield": { ...EAGER_SPLIT, variants: { yields: true } },
   "lazy-split": {
     ...HUGE,
     guests: [[write(1)]],
@@ -159,6 +163,7 @@ const BECAUSE: Readonly<Record<string, string>> = {
   "lazy-split": "a huge page that may not be written under logging is split by the fault that writes it",
   "split-twice": "of two faults that split one page, one links its table, and the other uses it",
   "split-log": "what was split is logged by the 4K page",
+  "eager-split-yield": "a walk that has dropped mmu_lock starts again from the root",
   recover: "a fault that stands in the table finds it frozen, and tries again",
   "nx-fetch": "the table goes as a whole; the fault that needs it builds another",
   "nx-empty": "the empty entries of a removed table are frozen as well: nobody can map anything there",
@@ -180,7 +185,7 @@ function cells(variant: string, scenario: string, models: readonly MemoryModel[]
       program: () =>
         tdpScene(scenario, {
           ...(SCENES[scenario] as TdpSceneOptions),
-          variants: { ...VARIANTS[variant], gfnEnd: FRAMES_USED },
+          variants: { ...VARIANTS[variant], ...SCENES[scenario]?.variants, gfnEnd: FRAMES_USED },
         }),
     }),
   );
