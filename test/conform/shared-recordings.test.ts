@@ -17,11 +17,8 @@ const cases = isHere
       .sort()
   : [];
 
-/** The shadow MMU is not whole yet. */
-const UNFINISHED = /^(sh|direct)-/;
-
-describe.skipIf(!isHere)("every recording with the TDP MMU", () => {
-  test.each(cases.filter((name) => !UNFINISHED.test(name)))("%s", (name) => {
+describe.skipIf(!isHere)("every recording", () => {
+  test.each(cases)("%s", (name) => {
     const recording = loadRecording(join(FOLDER, name));
     const { workload, initial } = recording;
     for (const each of recording.kernels) {
