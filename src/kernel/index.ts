@@ -27,7 +27,7 @@ export { madviseCollapse } from "./mm/collapse.ts";
 export { MemFile, punchHole } from "./mm/file.ts";
 export { type Child, exitChild, fork } from "./mm/fork.ts";
 export { followOrFault, getUserPage, getUserPageFast, hostMappingLevel, type UserPage } from "./mm/gup.ts";
-export { KsmScan, mergeInto, unmergeAll, writeProtectPage } from "./mm/ksm.ts";
+export { KsmScan, makeMerged, mergeInto, unmergeAll, writeProtectPage } from "./mm/ksm.ts";
 export {
   ADVICE_FLAGS,
   type FlagAdvice,

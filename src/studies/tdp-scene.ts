@@ -60,6 +60,8 @@ export interface TdpSceneOptions {
   readonly rcu?: boolean;
   /** The host backs frames 0 to 511 by one page of 2M; `frames` is 512. */
   readonly hugePage?: boolean;
+  /** KSM may merge the host's pages. */
+  readonly sharedPages?: boolean;
   /** KVM_MEM_* of the memslot; a bitmap, or rings of that many bytes, log its writes. */
   readonly flags?: number;
   readonly dirtyRingSize?: number;
@@ -73,8 +75,8 @@ export interface TdpSceneOptions {
 type TaskOf = (scene: TdpScene) => Steps<unknown>;
 
 function makeScene(world: World, options: TdpSceneOptions): TdpScene {
-  const { frames, guests, warm, variants = {}, hugePage = false, flags = 0 } = options;
-  const mm = new Mm(world, new PageFrames(world), BASE, frames, { hugePages: hugePage });
+  const { frames, guests, warm, variants = {}, hugePage = false, sharedPages = false, flags = 0 } = options;
+  const mm = new Mm(world, new PageFrames(world), BASE, frames, { hugePages: hugePage, sharedPages });
   if (hugePage) {
     mm.addVma(hostPage(0), hostPage(frames), PROT_READ | PROT_WRITE);
     mm.install(hostPage(0), mm.frames.allocate("the huge page", frames), PG_LEVEL_2M, true);

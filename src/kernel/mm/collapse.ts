@@ -25,7 +25,7 @@ import {
 } from "./entry.ts";
 import type { Mm } from "./mm.ts";
 import { MMU_NOTIFY_CLEAR, type NotifierRange, notifyEnd, notifyStart } from "./notifier.ts";
-import { allowFrame, PG_EXCLUSIVE, PG_KSM, putPage } from "./page.ts";
+import { allowFrame, copyRevokedPages, PG_EXCLUSIVE, PG_KSM, putPage } from "./page.ts";
 import { isAnonymous, PROT_WRITE, VM_NOHUGEPAGE, vmaAt } from "./vma.ts";
 import { EINVAL, revokeRange } from "./zap.ts";
 
@@ -66,7 +66,7 @@ function* collapseHugePage(mm: Mm, start: Hva): Steps<boolean> {
   for (const [i, pte] of small.entries()) {
     const frame = pteFrame(pte);
     if (pte === 0 || mm.isZeroPage(frame)) continue;
-    mm.frames.copy(frame, (fresh + i) as Pfn);
+    copyRevokedPages(mm.frames, frame, (fresh + i) as Pfn);
     if (!isSwapPte(pte)) freed.push(frame);
   }
   yield* spinLock(mm.pageTableLock);

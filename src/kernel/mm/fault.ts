@@ -28,7 +28,7 @@ import {
 } from "./entry.ts";
 import type { HugeEntry, Mm } from "./mm.ts";
 import { MMU_NOTIFY_CLEAR, type NotifierRange, notifyEnd, notifyStart } from "./notifier.ts";
-import { allowFrame, PG_EXCLUSIVE, PG_FILE, PG_KSM, putPage, revokeFrame, tryGetPage } from "./page.ts";
+import { allowFrame, copyPages, PG_EXCLUSIVE, PG_FILE, PG_KSM, putPage, revokeFrame, tryGetPage } from "./page.ts";
 import { splitHugePmd } from "./split.ts";
 import { isHugetlb, PROT_WRITE, pageSizeOf, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_SHARED, type Vma } from "./vma.ts";
 
@@ -56,7 +56,7 @@ export function* fillEntry(mm: Mm, vma: Vma, addr: Hva, write: boolean, old: num
     }
   }
   const pte = isSwapPte(old)
-    ? doSwapPage(mm, vma, addr, old)
+    ? yield* doSwapPage(mm, vma, addr, old)
     : vma.vm_file.value === 0
       ? doAnonymousPage(mm, vma, addr, write)
       : yield* doFault(mm, vma, addr, write);
@@ -102,9 +102,9 @@ function* doHugePmdAnonymousPage(mm: Mm, vma: Vma, addr: Hva, write: boolean): S
 }
 
 /** do_swap_page(): writable at once, also after a read, when nobody else had it. */
-function doSwapPage(mm: Mm, vma: Vma, addr: Hva, old: number): number {
+function* doSwapPage(mm: Mm, vma: Vma, addr: Hva, old: number): Steps<number> {
   const frame = mm.frames.allocate(nameOf(addr));
-  mm.frames.copy(pteFrame(old), frame);
+  yield* copyPages(mm.frames, pteFrame(old), frame);
   noteAnonymous(mm, vma, frame);
   const isExclusive = isWritablePte(old);
   if (!isExclusive) mm.frames.setFlag(frame, PG_EXCLUSIVE, false);
@@ -119,7 +119,7 @@ function* doFault(mm: Mm, vma: Vma, addr: Hva, write: boolean): Steps<number> {
   const isShared = (vma.vm_flags.value & VM_SHARED) !== 0;
   if (write && !isShared) {
     const frame = mm.frames.allocate(nameOf(addr));
-    mm.frames.copy(cached, frame);
+    yield* copyPages(mm.frames, cached, frame);
     noteAnonymous(mm, vma, frame);
     return makePte(frame, true);
   }
@@ -159,7 +159,7 @@ export function* mayReuse(mm: Mm, vma: Vma, frame: Pfn): Steps<boolean> {
 
 /** Whether the replaced page is then mapped nowhere any more in this process, so that secondary users must have let go of it. */
 function isLastMapping(mm: Mm, frame: Pfn): boolean {
-  return mm.frames.headOf(frame)._mapcount.peek() === 1 && !mm.isZeroPage(frame);
+  return mm.frames.headOf(frame)._mapcount.value === 1 && !mm.isZeroPage(frame);
 }
 
 /** wp_page_copy(). The page-table lock is held, and dropped. */
@@ -171,7 +171,7 @@ export function* wpPageCopy(mm: Mm, vma: Vma, addr: Hva, old: number): Steps<voi
   if (!isZero) yield* tryGetPage(frames, oldFrame);
   yield* spinUnlock(mm.pageTableLock);
   const fresh = frames.allocate(nameOf(addr));
-  if (!isZero) frames.copy(oldFrame, fresh);
+  if (!isZero) yield* copyPages(frames, oldFrame, fresh);
   const start = pageOf(addr);
   const range: NotifierRange = { start, end: hva(start + PAGE_SIZE), event: MMU_NOTIFY_CLEAR };
   yield* notifyStart(mm, range);
@@ -201,24 +201,25 @@ export function* doHugeWpPage(mm: Mm, vma: Vma, addr: Hva, huge: HugeEntry): Ste
     yield* spinUnlock(mm.pageTableLock);
     return;
   }
+  const isLast = isLastMapping(mm, frame);
   yield* spinUnlock(mm.pageTableLock);
   // Up to 6.12 the huge zero page is split; later it is replaced. A huge page that others have too is split, and copied in small pages.
   const isReplaced = isHugetlb(vma) || (isZero && mm.kernel !== "6.12");
-  if (isReplaced) yield* replaceHugePage(mm, vma, first, huge);
+  if (isReplaced) yield* replaceHugePage(mm, vma, first, huge, isLast);
   else yield* splitHugePmd(mm, first);
 }
 
 /** do_huge_zero_wp_pmd(), hugetlb_wp() */
-function* replaceHugePage(mm: Mm, vma: Vma, start: Hva, huge: HugeEntry): Steps<void> {
+function* replaceHugePage(mm: Mm, vma: Vma, start: Hva, huge: HugeEntry, isLast: boolean): Steps<void> {
   const { frames } = mm;
   const old = pteFrame(huge.entry);
   const isZero = mm.isZeroPage(old);
   const bytes = huge.level === 3 ? PUD_SIZE : PMD_SIZE;
   const fresh = frames.allocate(nameOf(start), bytes / PAGE_SIZE);
-  if (!isZero) frames.copy(old, fresh, bytes / PAGE_SIZE);
+  if (!isZero) yield* copyPages(frames, old, fresh, bytes / PAGE_SIZE);
   const range: NotifierRange = { start, end: hva(start + bytes), event: MMU_NOTIFY_CLEAR };
   yield* notifyStart(mm, range);
-  if (isLastMapping(mm, old)) yield* revokeFrame(frames, old, "copy on write");
+  if (isLast) yield* revokeFrame(frames, old, "copy on write");
   yield* spinLock(mm.pageTableLock);
   const isSame = (yield* load(huge.cell)) === huge.entry;
   if (isSame) {

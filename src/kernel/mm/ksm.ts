@@ -8,14 +8,14 @@
  * write_protect_page() and replace_page() of 6.12 and 7.2; smart scanning and the limit on how often a page is shared are left out, and huge pages
  * are passed by.
  */
-import { load, type Steps, store } from "../../engine/index.ts";
+import { assert, load, type Steps, store } from "../../engine/index.ts";
 import { type Hva, hva, PAGE_SIZE, type Pfn } from "../../machine/index.ts";
 import { readLock, readUnlock, spinLock, spinUnlock } from "../locks.ts";
 import { isPresentPte, isWritablePte, makePte, PMD_SIZE, pteFrame, TABLE_ENTRY } from "./entry.ts";
 import { wpPageCopy } from "./fault.ts";
 import type { Mm } from "./mm.ts";
 import { MMU_NOTIFY_CLEAR, type NotifierRange, notifyEnd, notifyStart } from "./notifier.ts";
-import { PG_EXCLUSIVE, PG_FILE, PG_KSM, putPage, revokeFrame, tryGetPage } from "./page.ts";
+import { arePagesEqual, checksumOf, PG_EXCLUSIVE, PG_FILE, PG_KSM, putPage, revokeFrame, tryGetPage } from "./page.ts";
 import { isAnonymous, VM_MERGEABLE, vmaAt, vmasIn } from "./vma.ts";
 
 /** What ksmd remembers from one round to the next: it is one thread's own. */
@@ -42,22 +42,23 @@ export class KsmScan {
   private *consider(mm: Mm, addr: Hva, unstable: Hva[]): Steps<void> {
     const frame = yield* mergeableFrame(mm, addr);
     if (frame === null) return;
-    const merged = this.stable.find((each) => mm.frames.areEqual(each, frame));
-    if (merged !== undefined) {
+    for (const merged of this.stable) {
+      if (!(yield* arePagesEqual(mm.frames, merged, frame))) continue;
       yield* mergeInto(mm, addr, merged);
       return;
     }
-    const checksum = checksumOf(mm, frame);
+    const checksum = yield* checksumOf(mm.frames, frame);
     if (this.checksums.get(addr) !== checksum) {
       this.checksums.set(addr, checksum);
       return;
     }
     for (const other of unstable) {
       const partner = yield* mergeableFrame(mm, other);
-      if (partner === null || !mm.frames.areEqual(partner, frame)) continue;
-      if (yield* makeMerged(mm, addr)) {
-        this.stable.push(frame);
-        yield* mergeInto(mm, other, frame);
+      if (partner === null || !(yield* arePagesEqual(mm.frames, partner, frame))) continue;
+      const made = yield* makeMerged(mm, addr);
+      if (made !== null) {
+        this.stable.push(made);
+        yield* mergeInto(mm, other, made);
       }
       return;
     }
@@ -65,28 +66,20 @@ export class KsmScan {
   }
 }
 
-function checksumOf(mm: Mm, frame: Pfn): number {
-  let sum = 0;
-  const { world } = mm;
-  for (let offset = 0; offset < PAGE_SIZE; offset += 8) {
-    sum = (Math.imul(sum, 31) + world.plainRead(frame * PAGE_SIZE + offset, 8)) | 0;
-    sum = (Math.imul(sum, 31) + world.heap.high) | 0;
-  }
-  return sum;
-}
-
 /** The anonymous page at an address that is not merged yet; null: none. */
 function* mergeableFrame(mm: Mm, addr: Hva): Steps<Pfn | null> {
+  yield* spinLock(mm.pageTableLock);
   const pte = yield* load(mm.pteOf(addr));
   const frame = pteFrame(pte);
-  if (!isPresentPte(pte) || mm.isZeroPage(frame)) return null;
-  return mm.frames.hasFlag(frame, PG_KSM | PG_FILE) ? null : frame;
+  const isOne = isPresentPte(pte) && !mm.isZeroPage(frame) && !mm.frames.hasFlag(frame, PG_KSM | PG_FILE);
+  yield* spinUnlock(mm.pageTableLock);
+  return isOne ? frame : null;
 }
 
 const rangeOf = (start: Hva): NotifierRange => ({ start, end: hva(start + PAGE_SIZE), event: MMU_NOTIFY_CLEAR });
 
-/** write_protect_page(): false when somebody else holds the page. */
-export function* writeProtectPage(mm: Mm, addr: Hva): Steps<boolean> {
+/** write_protect_page(): the entry as it is then, which must still be there when it is replaced; null when somebody else holds the page. */
+export function* writeProtectPage(mm: Mm, addr: Hva): Steps<number | null> {
   const range = rangeOf(addr);
   yield* notifyStart(mm, range);
   yield* spinLock(mm.pageTableLock);
@@ -98,29 +91,33 @@ export function* writeProtectPage(mm: Mm, addr: Hva): Steps<boolean> {
   if (isAlone) mm.frames.setFlag(pteFrame(pte), PG_EXCLUSIVE, false);
   yield* spinUnlock(mm.pageTableLock);
   yield* notifyEnd(mm, range);
-  return isAlone;
+  return isAlone ? makePte(pteFrame(pte), false) : null;
 }
 
-/** try_to_merge_one_page() of a page with itself: it becomes one that others are merged into. */
-function* makeMerged(mm: Mm, addr: Hva): Steps<boolean> {
+/** try_to_merge_one_page() of a page with itself: it becomes one that others are merged into. Null: somebody else holds it. */
+export function* makeMerged(mm: Mm, addr: Hva): Steps<Pfn | null> {
+  assert(mm.sharedPages, "KSM needs an mm with sharedPages");
   yield* readLock(mm.mmapLock);
-  const done = yield* writeProtectPage(mm, addr);
-  if (done) {
+  const pte = yield* writeProtectPage(mm, addr);
+  let merged: Pfn | null = null;
+  if (pte !== null) {
     yield* spinLock(mm.pageTableLock);
-    mm.frames.setFlag(pteFrame(yield* load(mm.pteOf(addr))), PG_KSM, true);
+    if ((yield* load(mm.pteOf(addr))) === pte) {
+      merged = pteFrame(pte);
+      mm.frames.setFlag(merged, PG_KSM, true);
+    }
     yield* spinUnlock(mm.pageTableLock);
   }
   yield* readUnlock(mm.mmapLock);
-  return done;
+  return merged;
 }
 
 /** try_to_merge_with_ksm_page(): write_protect_page(), then replace_page(). */
 export function* mergeInto(mm: Mm, addr: Hva, merged: Pfn): Steps<void> {
   yield* readLock(mm.mmapLock);
-  if (vmaAt(mm, addr) !== null && (yield* writeProtectPage(mm, addr))) {
-    const old = yield* load(mm.pteOf(addr));
-    if (mm.frames.areEqual(pteFrame(old), merged)) yield* replacePage(mm, addr, old, merged);
-  }
+  const old = vmaAt(mm, addr) === null ? null : yield* writeProtectPage(mm, addr);
+  if (old !== null && (yield* arePagesEqual(mm.frames, pteFrame(old), merged)))
+    yield* replacePage(mm, addr, old, merged);
   yield* readUnlock(mm.mmapLock);
 }
 
@@ -144,9 +141,9 @@ function* replacePage(mm: Mm, addr: Hva, old: number, merged: Pfn): Steps<void> 
 /** unmerge_ksm_pages(): every merged page of the range is copied, as a write would. mmap_lock held. */
 export function* unmergePages(mm: Mm, start: Hva, end: Hva): Steps<void> {
   for (let addr = start; addr < end; addr = hva(addr + PAGE_SIZE)) {
-    if (mm.hugePages && mm.pmdOf(addr).peek() !== TABLE_ENTRY) continue;
     yield* spinLock(mm.pageTableLock);
-    const pte = yield* load(mm.pteOf(addr));
+    const hasTable = !mm.hugePages || mm.pmdOf(addr).value === TABLE_ENTRY;
+    const pte = hasTable ? yield* load(mm.pteOf(addr)) : 0;
     const vma = vmaAt(mm, addr);
     const isMerged = vma !== null && isPresentPte(pte) && mm.frames.hasFlag(pteFrame(pte), PG_KSM);
     if (isMerged) yield* wpPageCopy(mm, vma, addr, pte);

@@ -18,7 +18,7 @@ import { followOrFault } from "./gup.ts";
 import { unmergePages } from "./ksm.ts";
 import type { Mm } from "./mm.ts";
 import { MMU_NOTIFY_CLEAR, type NotifierRange, notifyEnd, notifyStart } from "./notifier.ts";
-import { PG_EXCLUSIVE, PG_FILE, PG_KSM, putPage, revokeFrame } from "./page.ts";
+import { copyRevokedPages, PG_EXCLUSIVE, PG_FILE, PG_KSM, putPage, revokeFrame } from "./page.ts";
 import { splitHugePmd } from "./split.ts";
 import {
   isAnonymous,
@@ -158,7 +158,7 @@ function* swapOut(mm: Mm, start: Hva, frame: Pfn, pages: number): Steps<void> {
   const exclusive = mm.frames.hasFlag(frame, PG_EXCLUSIVE);
   for (let i = 0; i < pages; i++) {
     const slot = mm.frames.allocate(`swap slot of ${(start + i * PAGE_SIZE).toString(16)}`);
-    mm.frames.copy((frame + i) as Pfn, slot);
+    copyRevokedPages(mm.frames, (frame + i) as Pfn, slot);
     yield* store(mm.pteOf(hva(start + i * PAGE_SIZE)), swapPte(slot, exclusive));
   }
   if (pages === ENTRIES) yield* store(mm.pmdOf(start), TABLE_ENTRY);

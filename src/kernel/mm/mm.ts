@@ -49,6 +49,8 @@ export interface MmOptions {
   readonly hugePages?: boolean;
   /** The process has 1G pages: their entries are looked at. */
   readonly gigantic?: boolean;
+  /** Pages may be mapped twice: by files, by KSM. Default: as hugePages. */
+  readonly sharedPages?: boolean;
   /** The kernel whose choices it makes, where kernels differ. */
   readonly kernel?: "6.12" | "7.2";
 }
@@ -74,6 +76,7 @@ export class Mm {
   readonly pages: number;
   readonly hugePages: boolean;
   readonly gigantic: boolean;
+  readonly sharedPages: boolean;
   readonly kernel: "6.12" | "7.2";
   policy: HostPolicy | null = null;
   /** /sys/kernel/mm/transparent_hugepage: `enabled`, `use_zero_page`. Written with nobody else running. */
@@ -98,6 +101,7 @@ export class Mm {
   constructor(world: World, frames: PageFrames, base: Hva, pages: number, options: MmOptions = {}) {
     this.hugePages = options.hugePages ?? false;
     this.gigantic = options.gigantic ?? false;
+    this.sharedPages = options.sharedPages ?? this.hugePages;
     this.kernel = options.kernel ?? "7.2";
     assert(base % (this.gigantic ? PUD_SIZE : PMD_SIZE) === 0, "the window of an mm is aligned to its largest page");
     this.world = world;

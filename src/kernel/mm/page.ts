@@ -15,6 +15,7 @@
  * is unmapped in parts are freed together, and not revoked one by one.
  */
 import {
+  Cell,
   compareExchange,
   fetchAdd,
   load,
@@ -23,7 +24,9 @@ import {
   revive,
   type Steps,
   Struct,
+  sameU64,
   startLoop,
+  type U64,
   UsageError,
   u53,
   type View,
@@ -170,34 +173,73 @@ export class PageFrames {
     const { _mapcount } = this.headOf(frame);
     _mapcount.value = _mapcount.value + delta;
   }
+}
 
-  /**
-   * copy_user_highpage(): the bytes of `count` frames. What the source's users may still write meanwhile is the caller's concern: it has taken their
-   * write access away.
-   */
-  copy(from: Pfn, to: Pfn, count = 1): void {
-    const { world } = this;
-    if (world.current?.ghost) return;
-    const { heap } = world;
-    const source = pfnToHpa(from);
-    const target = pfnToHpa(to);
-    for (let offset = 0; offset < PAGE_SIZE * count; offset += 8) {
-      const lo = heap.read(source + offset, 8);
+/** The word of a frame that stands for all of it where a race with its users is looked for. */
+const firstWord = (frames: PageFrames, frame: Pfn): Cell<U64> => new Cell<U64>(frames.world, pfnToHpa(frame), 8, true);
+const REST = 8;
+
+/**
+ * copy_user_highpage(): the bytes of `count` frames. The first word is read by a step of its own, so that a write by the source's users which comes
+ * too late is seen to do so; the rest goes along.
+ */
+export function* copyPages(frames: PageFrames, from: Pfn, to: Pfn, count = 1): Steps<void> {
+  const first = yield* load(firstWord(frames, from), QUIET);
+  copyRevokedPages(frames, from, to, count);
+  const { world } = frames;
+  if (!world.current?.ghost) world.heap.write(pfnToHpa(to), 8, first.lo, first.hi);
+}
+
+/** The same for frames that the host has taken away from everybody else: it may read them, and a write that comes too late is a touch of its own. */
+export function copyRevokedPages(frames: PageFrames, from: Pfn, to: Pfn, count = 1): void {
+  const { world } = frames;
+  if (world.current?.ghost) return;
+  const { heap } = world;
+  const source = pfnToHpa(from);
+  const target = pfnToHpa(to);
+  for (let offset = 0; offset < PAGE_SIZE * count; offset += 8) {
+    const lo = heap.read(source + offset, 8);
+    const { high } = heap;
+    if (heap.read(target + offset, 8) !== lo || heap.high !== high) heap.write(target + offset, 8, lo, high);
+  }
+}
+
+/** memcmp_pages(): whether two frames have the same bytes. Others may write meanwhile, as in Linux: who compares protects before the last time. */
+export function* arePagesEqual(frames: PageFrames, a: Pfn, b: Pfn): Steps<boolean> {
+  const firstOfA = yield* load(firstWord(frames, a), QUIET);
+  const firstOfB = yield* load(firstWord(frames, b), QUIET);
+  if (!sameU64(firstOfA, firstOfB)) return false;
+  const isSame = remembered(frames.world, ({ heap }) => {
+    for (let offset = REST; offset < PAGE_SIZE; offset += 8) {
+      const lo = heap.read(pfnToHpa(a) + offset, 8);
       const { high } = heap;
-      if (heap.read(target + offset, 8) !== lo || heap.high !== high) heap.write(target + offset, 8, lo, high);
+      if (heap.read(pfnToHpa(b) + offset, 8) !== lo || heap.high !== high) return 0;
     }
-  }
+    return 1;
+  });
+  return isSame === 1;
+}
 
-  /** Whether two frames have the same bytes. With nobody writing to either. */
-  areEqual(a: Pfn, b: Pfn): boolean {
-    const { world } = this;
-    for (let offset = 0; offset < PAGE_SIZE; offset += 8) {
-      const lo = world.plainRead(pfnToHpa(a) + offset, 8);
-      const { high } = world.heap;
-      if (world.plainRead(pfnToHpa(b) + offset, 8) !== lo || world.heap.high !== high) return false;
+/** calc_checksum() */
+export function* checksumOf(frames: PageFrames, frame: Pfn): Steps<number> {
+  const first = yield* load(firstWord(frames, frame), QUIET);
+  return remembered(frames.world, ({ heap }) => {
+    let sum = Math.imul(first.lo, 31) + first.hi;
+    for (let offset = REST; offset < PAGE_SIZE; offset += 8) {
+      sum = (Math.imul(sum, 31) + heap.read(pfnToHpa(frame) + offset, 8)) | 0;
+      sum = (Math.imul(sum, 31) + heap.high) | 0;
     }
-    return true;
-  }
+    return sum >>> 0;
+  });
+}
+
+/** What memory says at this moment; the same again when the task is rebuilt later. */
+function remembered(world: World, look: (world: World) => number): number {
+  const task = world.current;
+  if (task?.ghost) return task.replay();
+  const value = look(world);
+  task?.record(value, 0);
+  return value;
 }
 
 /** try_get_page(): false when the frame is already on its way back to the allocator. */

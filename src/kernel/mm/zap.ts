@@ -39,12 +39,19 @@ import {
 /** Whether nobody may touch the frame once this mapping is announced to go: it is neither the zero page nor mapped elsewhere too. */
 function isRevocable(mm: Mm, frame: Pfn): boolean {
   if (mm.isZeroPage(frame)) return false;
-  const isShared = (mm.frames.pageOf(frame).flags.peek() & (PG_KSM | PG_FILE)) !== 0;
-  return !isShared || mm.frames.headOf(frame)._mapcount.peek() === 1;
+  if (!mm.sharedPages || !mm.frames.hasFlag(frame, PG_KSM | PG_FILE)) return true;
+  return mm.frames.headOf(frame)._mapcount.value === 1;
 }
 
 /** From the moment when start() has returned, nobody may touch what is mapped in the range. */
 export function* revokeRange(mm: Mm, range: NotifierRange, because: string): Steps<void> {
+  // Who else maps a page is written under the lock.
+  if (mm.sharedPages) yield* spinLock(mm.pageTableLock);
+  yield* revokeEntries(mm, range, because);
+  if (mm.sharedPages) yield* spinUnlock(mm.pageTableLock);
+}
+
+function* revokeEntries(mm: Mm, range: NotifierRange, because: string): Steps<void> {
   for (let addr = range.start; addr < range.end; ) {
     const huge = yield* hugeEntryUnlocked(mm, addr);
     if (huge === null) {
