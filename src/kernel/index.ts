@@ -37,6 +37,7 @@ export {
   madvisePageout,
   madvisePopulate,
 } from "./mm/madvise.ts";
+export { migratePage } from "./mm/migrate.ts";
 export { type HostPolicy, Mm, type MmOptions } from "./mm/mm.ts";
 export { mprotect } from "./mm/mprotect.ts";
 export { mremap } from "./mm/mremap.ts";

@@ -10,6 +10,7 @@
  *     guest-cow   the guest writes to such a page: the host copies it in the guest's own fault
  *     ksm         page 0 becomes page 1, which is equal: the other page must not see a later write to this one
  *     swap        the page is written to swap, and read back by the fault
+ *     migrate     the page moves to another frame
  *     protect     mprotect(PROT_NONE), and back
  *     remap       fresh memory is mapped over the page
  *
@@ -24,6 +25,7 @@ import {
   madvisePageout,
   makeMerged,
   mergeInto,
+  migratePage,
   mmapFixed,
   mprotect,
   PROT_NONE,
@@ -150,6 +152,13 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
     faultsMax: 2,
     host: ({ mm }) => madvisePageout(mm, hostPage(0), hostPage(1)),
     because: "the entry is zapped before the page is copied to swap",
+  },
+  migrate: {
+    guest: write0,
+    keepsWrites: true,
+    faultsMax: 2,
+    host: ({ mm }) => migratePage(mm, hostPage(0)),
+    because: "the entry is zapped before the page is copied, and a fault waits until it is at its new place",
   },
   protect: {
     guest: write0,

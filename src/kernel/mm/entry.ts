@@ -1,7 +1,8 @@
 /**
  * Entries of the host's page tables, as this model keeps them.
  *
- *     bits 12..52  frame      bit 9  swapped out: the frame is the swap slot
+ *     bits 12..52  frame      bit 10 under migration: who faults waits
+ *                             bit 9  swapped out: the frame is the swap slot
  *                             bit 8  hidden by mprotect(PROT_NONE)
  *                             bit 7  huge (above the 4K entries)
  *                             bit 1  writable
@@ -17,6 +18,7 @@ export const PTE_WRITABLE = 2;
 export const PTE_HUGE = 0x80;
 export const PTE_PROTNONE = 0x100;
 export const PTE_SWAP = 0x200;
+export const PTE_MIGRATION = 0x400;
 
 /** An entry of 2M, or 1G, that points to a table. */
 export const TABLE_ENTRY = PTE_PRESENT;
@@ -34,10 +36,14 @@ export const hiddenPte = (frame: Pfn): number => frame * PAGE_SIZE + PTE_PROTNON
 export const swapPte = (slot: Pfn, exclusive: boolean): number =>
   slot * PAGE_SIZE + PTE_SWAP + (exclusive ? PTE_WRITABLE : 0);
 
+export const migrationPte = (frame: Pfn, writable: boolean): number =>
+  frame * PAGE_SIZE + PTE_MIGRATION + (writable ? PTE_WRITABLE : 0);
+
 export const isPresentPte = (pte: number): boolean => (pte & PTE_PRESENT) !== 0;
 export const isWritablePte = (pte: number): boolean => (pte & PTE_WRITABLE) !== 0;
 export const isHugePte = (pte: number): boolean => (pte & PTE_HUGE) !== 0;
 export const isHiddenPte = (pte: number): boolean => (pte & PTE_PROTNONE) !== 0;
+export const isMigrationPte = (pte: number): boolean => (pte & PTE_MIGRATION) !== 0;
 export const isSwapPte = (pte: number): boolean => (pte & PTE_SWAP) !== 0;
 
 /** Present, or hidden by mprotect(PROT_NONE): there is a page behind it. */

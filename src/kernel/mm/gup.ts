@@ -8,10 +8,10 @@
  *
  * Stands for hva_to_pfn_fast() and hva_to_pfn_slow() with what they call, of 6.12 and 7.2.
  */
-import { type Cell, load, type Steps, store } from "../../engine/index.ts";
+import { awaitUntil, type Cell, load, type Steps, store } from "../../engine/index.ts";
 import type { Hva, Pfn } from "../../machine/index.ts";
 import { readLock, readUnlock, spinLock, spinUnlock } from "../locks.ts";
-import { frameInHuge, isHugePte, isPresentPte, isWritablePte, makePte, pteFrame } from "./entry.ts";
+import { frameInHuge, isHugePte, isMigrationPte, isPresentPte, isWritablePte, makePte, pteFrame } from "./entry.ts";
 import { doHugeWpPage, fillEntry, mayReuse, wpPageCopy } from "./fault.ts";
 import type { Mm } from "./mm.ts";
 import { putPage, tryGetPage } from "./page.ts";
@@ -97,10 +97,17 @@ export function* followOrFault(mm: Mm, addr: Hva, write: boolean): Steps<UserPag
   }
 }
 
+const isSettled = (pte: number): boolean => !isMigrationPte(pte);
+
 /** handle_pte_fault() and follow_page_pte(). The page-table lock is held, and dropped; null: look again. */
 function* followSmall(mm: Mm, vma: Vma, addr: Hva, write: boolean): Steps<UserPage | null> {
   const cell = mm.pteOf(addr);
   let pte = yield* load(cell);
+  if (isMigrationPte(pte)) {
+    yield* spinUnlock(mm.pageTableLock);
+    yield* awaitUntil(cell, isSettled, "migration_entry_wait()");
+    return null;
+  }
   if (!isPresentPte(pte)) {
     pte = yield* fillEntry(mm, vma, addr, write, pte);
     if (isHugePte(pte)) {

@@ -14,6 +14,7 @@ import {
   madviseDontneed,
   madviseFlags,
   madvisePageout,
+  migratePage,
   mmapFixed,
   mprotect,
   mremap,
@@ -132,6 +133,17 @@ describe("anonymous memory", () => {
     run(() => mprotect(mm, at(0x5000), at(0x6000), PROT_READ));
     expect(told()).toBe("(1 0-200000 ) (2 5000-6000 )");
     expect([see(0x5000, false), see(0x5000, true)]).toEqual(["page r 4K", "fault"]);
+  });
+
+  test("migration moves a page, and leaves one that a child has too", () => {
+    map();
+    write(0, 7);
+    const old = frameAt(0);
+    expect(run(() => migratePage(mm, at(0)))).toBe(true);
+    expect([told(), read(0), see(0, false)]).toEqual(["(1 0-1000 )", 7, "page w 4K"]);
+    expect(frameAt(0)).not.toBe(old);
+    run(() => fork(mm));
+    expect([run(() => migratePage(mm, at(0))), read(0)]).toEqual([false, 7]);
   });
 
   test("mremap() moves the pages, over what was there", () => {
