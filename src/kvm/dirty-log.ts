@@ -44,8 +44,8 @@ import type { Vcpu } from "./vcpu.ts";
 import type { Vm } from "./vm.ts";
 
 /** KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_DIRTY_LOG_INITIALLY_SET */
-export const KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE = 1;
-export const KVM_DIRTY_LOG_INITIALLY_SET = 2;
+const KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE = 1;
+const KVM_DIRTY_LOG_INITIALLY_SET = 2;
 
 const BITS_PER_LONG = 64;
 const ALL_ONES: U64 = u64(0xffffffff, 0xffffffff);

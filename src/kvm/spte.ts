@@ -33,7 +33,7 @@ import {
 } from "../machine/index.ts";
 import { SPTE_MMU_PRESENT_MASK, type SpteLayout } from "./spte-layout.ts";
 
-export { SPTE_MMU_PRESENT_MASK, type SpteLayout, spteLayout } from "./spte-layout.ts";
+export { type SpteLayout, spteLayout } from "./spte-layout.ts";
 
 // --- predicates ------------------------------------------------------------------------------------------------------
 

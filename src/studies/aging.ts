@@ -25,8 +25,8 @@ const MARK = 7;
 function* clearYoung({ mm }: TdpScene, flush: boolean): Steps<boolean> {
   let young = false;
   for (const ops of mm.notifiers) {
-    const clear = flush ? ops.clearFlushYoung : ops.clearYoung;
-    if (yield* clear(hostPage(0), hostPage(1))) young = true;
+    const [start, end] = [hostPage(0), hostPage(1)];
+    if (yield* flush ? ops.clearFlushYoung(start, end) : ops.clearYoung(start, end)) young = true;
   }
   return young;
 }
