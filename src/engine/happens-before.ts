@@ -10,6 +10,9 @@ import type { Operation } from "./operation.ts";
 
 type Load = Operation<unknown>;
 
+/** A clock row that was kept: for each lane, how many of its events. (A short list is made faster than a typed array.) */
+export type ClockRow = readonly number[];
+
 /** Rows of the clock matrix beyond those of the events. */
 const SCRATCH_ROWS = 4;
 
@@ -50,9 +53,22 @@ export class HappensBefore {
 
   /** Makes the row that of event `event`; an empty one for -1. */
   copyRow(event: number, row: number): void {
+    if (event >= 0) this.moveRow(event * this.lanes, row);
+    else this.clocks.fill(0, row, row + this.lanes);
+  }
+
+  /** A copy of the row, to keep. */
+  keepRow(row: number): number[] {
     const { clocks, lanes } = this;
-    if (event >= 0) clocks.copyWithin(row, event * lanes, (event + 1) * lanes);
-    else clocks.fill(0, row, row + lanes);
+    const kept: number[] = new Array(lanes);
+    for (let k = 0; k < lanes; k++) kept[k] = clocks[row + k] as number;
+    return kept;
+  }
+
+  /** Makes the row at `to` that at `from`. */
+  moveRow(from: number, to: number): void {
+    const { clocks, lanes } = this;
+    for (let k = 0; k < lanes; k++) clocks[to + k] = clocks[from + k] as number;
   }
 
   /** A row for a computation, away from those of the events. */

@@ -76,8 +76,9 @@ export function finish<S>(program: Program<S>, state: S, execution: Execution): 
   for (const check of execution.world.endChecks) {
     check((property, message, lane) => execution.failAtEnd(property, message, lane));
   }
+  if (program.final === undefined) return "complete";
   const results: Results = Object.fromEntries(tasks.map((task) => [task.name, task.value]));
-  const verdict = program.final?.(state, results);
+  const verdict = program.final(state, results);
   if (verdict === false) execution.failAtEnd("final", "the final predicate is false", -1);
   else if (typeof verdict === "string") execution.failAtEnd("final", verdict, -1);
   return "complete";

@@ -22,7 +22,6 @@
  * if it were appended there. Two things can disable an operation without depending on each other: shared acquisitions of a lock, and under TSO
  * a store on its way to an object and the end of that object's life. Only there may a path have to be given up (counted as blocked).
  */
-import { grow } from "../event-log.ts";
 import type { Execution, Scheduler } from "../execution.ts";
 import { type Operation, OpKind } from "../operation.ts";
 import type { Task } from "../task.ts";
@@ -59,11 +58,14 @@ export class DporExplorer implements Scheduler, Sequence {
   private frames: Frame[] = [];
 
   /** Lanes to follow before scheduling by default. */
-  private forced: Int32Array = new Int32Array(256);
+  private readonly forced: number[] = [];
   private forcedLength = 0;
-  private forcedChoices: Int32Array = new Int32Array(256);
-  /** Outcomes of the Choose events of the current sequence, by event index. */
-  private choices = new Int32Array(256);
+  private readonly forcedChoices: number[] = [];
+  /** Lanes of the current sequence and outcomes of its Choose events, by event index. */
+  private readonly lanes: number[] = [];
+  private readonly choices: number[] = [];
+  /** By lane, for counting. */
+  private readonly counts: Int32Array;
   /** By event index: what was pending before the event. */
   readonly pendingAt: (Pending | null)[] = [];
   private pending: Pending | null = null;
@@ -82,6 +84,7 @@ export class DporExplorer implements Scheduler, Sequence {
     this.execution = execution;
     this.tasksMax = execution.world.tasksMax;
     this.races = new RaceFinder(execution, this);
+    this.counts = new Int32Array(execution.lanes);
     execution.scheduler = this;
   }
 
@@ -160,13 +163,13 @@ export class DporExplorer implements Scheduler, Sequence {
   }
 
   private newFrame(): Frame {
-    const { events } = this.execution;
+    const { length } = this.execution.events;
     // Branches that leave late are explored first: they share most of the sequence that stands.
     this.branches.sort((a, b) => a.before - b.before);
     return {
-      lanes: events.lane.slice(0, events.length),
-      choices: this.choices.slice(0, events.length),
-      pendingAt: this.pendingAt.slice(0, events.length),
+      lanes: this.lanes.slice(0, length),
+      choices: this.choices.slice(0, length),
+      pendingAt: this.pendingAt.slice(0, length),
       heads: this.heads,
       branches: this.branches,
       first: 0,
@@ -186,7 +189,7 @@ export class DporExplorer implements Scheduler, Sequence {
     const was = frame.pendingAt[before] ?? null;
     let pending = withoutPending(was, delayed);
     this.forcePrefix(frame, before);
-    const counts = new Int32Array(this.execution.lanes);
+    const counts = this.counts.fill(0);
     for (let i = 0; i < at; i++) {
       const l = frame.lanes[i] as number;
       const nth = (counts[l] as number) + 1;
@@ -212,29 +215,24 @@ export class DporExplorer implements Scheduler, Sequence {
     this.force(lane, choice);
     this.goTo(frame, before);
     this.heads = frame.heads.filter((head) => head.at < before);
-    const nth = frame.lanes.subarray(0, before + 1).filter((l) => l === lane).length;
+    const nth = frame.lanes.slice(0, before + 1).filter((l) => l === lane).length;
     this.heads.push({ at: before, lane, nth, reach: null });
     this.pending = withoutPending(frame.pendingAt[before] ?? null, lane);
   }
 
   /** From here on follow the first `length` events of `frame`, and then what {@link force} adds. */
   private forcePrefix(frame: Frame, length: number): void {
-    while (this.forced.length < length) this.growForced();
-    this.forced.set(frame.lanes.subarray(0, length));
-    this.forcedChoices.set(frame.choices.subarray(0, length));
+    for (let i = 0; i < length; i++) {
+      this.forced[i] = frame.lanes[i] as number;
+      this.forcedChoices[i] = frame.choices[i] as number;
+    }
     this.forcedLength = length;
   }
 
   private force(lane: number, choice: number): void {
-    if (this.forcedLength === this.forced.length) this.growForced();
     this.forced[this.forcedLength] = lane;
     this.forcedChoices[this.forcedLength] = choice;
     this.forcedLength++;
-  }
-
-  private growForced(): void {
-    this.forced = grow(this.forced, this.forced.length * 2);
-    this.forcedChoices = grow(this.forcedChoices, this.forced.length);
   }
 
   /** Takes back what differs from the forced sequence; running then follows it before scheduling by default. */
@@ -342,7 +340,7 @@ export class DporExplorer implements Scheduler, Sequence {
 
   before(lane: number, row: number): void {
     const at = this.execution.events.length;
-    if (at === this.choices.length) this.choices = grow(this.choices, at * 2);
+    this.lanes[at] = lane;
     this.choices[at] = 0;
     if (at < this.forcedLength) return;
     this.pendingAt[at] = this.pending;

@@ -10,7 +10,7 @@
  */
 import { assert } from "../assert.ts";
 import { accessClass, isReady } from "../effect.ts";
-import { AccessClass, conflicts, type EventLog } from "../event-log.ts";
+import { AccessClass, conflicts } from "../event-log.ts";
 import type { Execution } from "../execution.ts";
 import { type Operation, OpKind, type Update } from "../operation.ts";
 import { forward } from "../store-buffer.ts";
@@ -154,36 +154,35 @@ export class RaceFinder {
   private consider(candidate: Candidate, place: Place, access: AccessClass, k: number): void {
     const { execution, sequence } = this;
     const { order, events } = execution;
-    const { lane, at, reach } = candidate;
+    const { lane, at, reach, places } = candidate;
     const classes = this.classesOf(place);
     const e = order.listOf(place.location)[k] as number;
     const scratch = order.scratchRow(1);
-    order.clocks.copyWithin(scratch, candidate.row, candidate.row + order.lanes);
+    order.moveRow(candidate.row, scratch);
     const load = place.kind === "memory" ? candidate.load : null;
     order.joinPredecessors(scratch, place.location, k, classes, access, load);
-    const others = candidate.places.filter((other) => other !== place);
-    const from = others.map((other) => this.joinOther(candidate, other, e, scratch));
+    const other = places.length > 1 ? (places.find((one) => one !== place) ?? null) : null;
+    const from = other === null ? 0 : this.joinOther(candidate, other, e, scratch);
     if (order.inRow(e, scratch)) {
       this.assertUnavoidable(candidate, e);
       return;
     }
-    const row = order.clocks.slice(scratch, scratch + order.lanes);
-    const members: GroupMember[] = [];
-    if (classes[e] !== AccessClass.Write) this.addGroup(members, place, k, row);
-    for (const [i, other] of others.entries()) this.addIndependent(members, candidate, other, e, from[i] ?? 0, row);
-    const base = { before: e, at, lane, row, reach };
-    const elsewhere = others.findIndex((other) => other.kind === "memory");
-    const conditions = this.conditionsOf(candidate, place, k, row, from[elsewhere] ?? -1);
-    if (members.length > 0) {
-      const byLane = [...Map.groupBy(members, (member) => member.id.lane).values()];
-      for (const ofLane of byLane) ofLane.sort((a, b) => a.id.nth - b.id.nth);
-      const choice = byLane.map(() => 0);
-      sequence.branches.push({ kind: "group", ...base, ...conditions, members: byLane, choice });
+    const group: GroupMember[] = [];
+    if (classes[e] !== AccessClass.Write) this.addGroup(group, place, k, scratch);
+    if (other !== null) this.addIndependent(group, candidate, other, e, from, scratch);
+    const conditions = this.conditionsOf(candidate, place, k, scratch, from);
+    if (group.length > 0) {
+      const members = [...Map.groupBy(group, (member) => member.id.lane).values()];
+      for (const ofLane of members) ofLane.sort((a, b) => a.id.nth - b.id.nth);
+      const choice = members.map(() => 0);
+      const row = order.keepRow(scratch);
+      sequence.branches.push({ kind: "group", before: e, at, lane, row, reach, ...conditions, members, choice });
       return;
     }
     if (!holdsAfter(conditions, [])) return;
     const was = findPending(sequence.pendingAt[e] ?? null, events.lane[e] as number);
-    if (isTakenHere(sequence.heads, was, base)) sequence.branches.push({ kind: "reversal", ...base });
+    if (!isTakenHere(sequence.heads, was, e, lane, order.clocks, scratch, reach)) return;
+    sequence.branches.push({ kind: "reversal", before: e, at, lane, row: order.keepRow(scratch), reach });
   }
 
   /** An event may happen before the candidate all the same, by what the candidate is ordered after in its other place, or by its store buffer. */
@@ -243,14 +242,14 @@ export class RaceFinder {
     other: Place,
     e: number,
     from: number,
-    row: Int32Array,
+    row: number,
   ): void {
-    const { events, order } = this.execution;
+    const { order } = this.execution;
     const classes = this.classesOf(other);
     const list = order.listOf(other.location);
     for (let j = from; j < list.length; j++) {
       const y = list[j] as number;
-      if (y < e || order.inRow(e, y * order.lanes) || isIn(events, y, row)) continue;
+      if (y < e || order.inRow(e, y * order.lanes) || order.inRow(y, row)) continue;
       const theirs = classes[y] as number;
       if (!conflicts(theirs, other.access === AccessClass.None ? AccessClass.Read : other.access)) continue;
       members.push(this.memberOf(y, this.updateOf(candidate, other, y)));
@@ -269,7 +268,7 @@ export class RaceFinder {
   // --- accesses that commute ---------------------------------------------------------------------------------------
 
   /** The accesses of the k-th one's group that come later in the list and depend neither on it nor are before the candidate anyway. */
-  private addGroup(members: GroupMember[], place: Place, k: number, row: Int32Array): void {
+  private addGroup(members: GroupMember[], place: Place, k: number, row: number): void {
     const { events, order } = this.execution;
     const classes = this.classesOf(place);
     const list = order.listOf(place.location);
@@ -277,7 +276,7 @@ export class RaceFinder {
     for (let j = k + 1; j < list.length; j++) {
       const y = list[j] as number;
       if (classes[y] !== classes[e]) break;
-      if (order.inRow(e, y * order.lanes) || isIn(events, y, row)) continue;
+      if (order.inRow(e, y * order.lanes) || order.inRow(y, row)) continue;
       const isShared = events.kind[y] === OpKind.AcquireShared || events.kind[y] === OpKind.ReleaseShared;
       members.push(this.memberOf(y, isShared ? (events.update[y] as Update | null) : null));
     }
@@ -286,7 +285,7 @@ export class RaceFinder {
   private memberOf(y: number, update: Update | null): GroupMember {
     const { events, order } = this.execution;
     const id = { at: y, lane: events.lane[y] as number, nth: events.nth[y] as number };
-    return { row: order.clocks.slice(y * order.lanes, (y + 1) * order.lanes), id, update };
+    return { row: order.keepRow(y * order.lanes), id, update };
   }
 
   /**
@@ -294,7 +293,7 @@ export class RaceFinder {
    * and what shared accesses that happen before the candidate (its own task's, say) make of it; members that are chosen change it further.
    * @param from when the memory that it accesses is the other place: how many accesses to that it comes after
    */
-  private conditionsOf(candidate: Candidate, place: Place, k: number, row: Int32Array, from: number): Conditions {
+  private conditionsOf(candidate: Candidate, place: Place, k: number, row: number, from: number): Conditions {
     const { events, order } = this.execution;
     const { op } = candidate;
     const list = order.listOf(place.location);
@@ -313,7 +312,7 @@ export class RaceFinder {
     for (let j = k + 1; j < list.length && events.access[e] === AccessClass.Shared; j++) {
       const y = list[j] as number;
       if (events.access[y] !== AccessClass.Shared) break;
-      const update = isIn(events, y, row) ? (events.update[y] as Update | null) : null;
+      const update = order.inRow(y, row) ? (events.update[y] as Update | null) : null;
       if (update !== null) oldValue = update(oldValue);
     }
     return { ready, oldValue };
@@ -326,10 +325,6 @@ export class RaceFinder {
     const { lo, hi } = forward(entry, op.addr, op.size);
     return hi * TWO32 + lo;
   }
-}
-
-function isIn(events: EventLog, event: number, row: Int32Array): boolean {
-  return (row[events.lane[event] as number] as number) >= (events.nth[event] as number);
 }
 
 function isLoad(kind: OpKind): boolean {

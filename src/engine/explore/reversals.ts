@@ -4,6 +4,7 @@
  * A reversal names the event to delay and what comes before it instead. Reversals with groups of commuting accesses stand for several, which
  * are made one at a time, so that memory stays polynomial in the length of an execution.
  */
+import type { ClockRow } from "../happens-before.ts";
 import type { Ready, Update } from "../operation.ts";
 
 /** An event, by its place in the sequence and in its lane. */
@@ -44,7 +45,7 @@ export interface Reversal {
   /** Where the schedule ends in the sequence, exclusive, and the lane of the head that follows it. */
   readonly at: number;
   readonly lane: number;
-  readonly row: Int32Array;
+  readonly row: ClockRow;
   readonly reach: Reach;
 }
 
@@ -57,7 +58,7 @@ export interface GroupReversal extends Conditions {
   readonly before: number;
   readonly at: number;
   readonly lane: number;
-  readonly row: Int32Array;
+  readonly row: ClockRow;
   readonly reach: Reach;
   /** By lane: the group's events of that lane in order, as clock rows. A choice is how many of each come before the head. */
   readonly members: readonly (readonly GroupMember[])[];
@@ -66,7 +67,7 @@ export interface GroupReversal extends Conditions {
 }
 
 export interface GroupMember {
-  readonly row: Int32Array;
+  readonly row: ClockRow;
   readonly id: EventId;
   /** What it makes of the value that the head finds. */
   readonly update: Update | null;
@@ -91,8 +92,8 @@ export type Branch = Reversal | GroupReversal | Alternative;
 /** One prefix with the executions that branch off from its default continuation. */
 export interface Frame {
   /** Lanes of the complete default execution of this prefix, with the outcomes of Choose events. */
-  readonly lanes: Int32Array;
-  readonly choices: Int32Array;
+  readonly lanes: readonly number[];
+  readonly choices: readonly number[];
   readonly pendingAt: readonly (Pending | null)[];
   readonly heads: readonly Head[];
   /** Those still to be taken, the last one first. */
@@ -149,7 +150,7 @@ export function reversalOf(frame: Frame, group: GroupReversal, choice: readonly 
   if (!isClosed(members, choice, row) || !holdsAfter(group, chosen)) return null;
   const was = findPending(frame.pendingAt[before] ?? null, frame.lanes[before] as number);
   const reversal: Reversal = { kind: "reversal", before, at, lane, row, reach };
-  return isTakenHere(frame.heads, was, reversal) ? reversal : null;
+  return isTakenHere(frame.heads, was, before, lane, row, 0, reach) ? reversal : null;
 }
 
 /** True when nothing is left of a branch: a group of which every choice was tried. */
@@ -170,7 +171,7 @@ function advance(members: readonly (readonly GroupMember[])[], choice: number[])
 }
 
 /** True when the row holds no member of the group that was not chosen. */
-function isClosed(members: readonly (readonly GroupMember[])[], choice: readonly number[], row: Int32Array): boolean {
+function isClosed(members: readonly (readonly GroupMember[])[], choice: readonly number[], row: ClockRow): boolean {
   return members.every((ofLane, i) => {
     const next = ofLane[choice[i] as number];
     return next === undefined || (row[next.id.lane] as number) < next.id.nth;
@@ -185,22 +186,32 @@ export function holdsAfter({ ready, oldValue }: Conditions, chosen: GroupMember[
   return ready(value);
 }
 
-function joinInto(row: Int32Array, other: Int32Array): void {
+function joinInto(row: number[], other: ClockRow): void {
   for (let k = 0; k < row.length; k++) if ((other[k] as number) > (row[k] as number)) row[k] = other[k] as number;
 }
+
+/** Where a clock row is: in a matrix, or kept by itself. */
+type Clocks = Int32Array | ClockRow;
 
 /**
  * True when this is the one execution in which the reversal is to be taken: everything that it drops came about by default, and
  * of several independent events that could delay the same one, that of the lowest lane does so first.
  */
-export function isTakenHere(heads: readonly Head[], was: Pending | null, reversal: Omit<Reversal, "kind">): boolean {
-  const { before, lane, row, reach } = reversal;
+export function isTakenHere(
+  heads: readonly Head[],
+  was: Pending | null,
+  before: number,
+  lane: number,
+  clocks: Clocks,
+  row: number,
+  reach: Reach,
+): boolean {
   for (let h = heads.length - 1; h >= 0; h--) {
     const head = heads[h] as Head;
     if (head.at < before) break;
-    if ((row[head.lane] as number) < head.nth) return false;
+    if ((clocks[row + head.lane] as number) < head.nth) return false;
   }
-  return was === null || isLowest(was, lane, row, 0, reach);
+  return was === null || isLowest(was, lane, clocks, row, reach);
 }
 
 /**
@@ -208,13 +219,7 @@ export function isTakenHere(heads: readonly Head[], was: Pending | null, reversa
  * been taken before each of them. A load depends on its own CPU's store there although it is not ordered after it: before that store
  * drained, the load would have been answered by the buffer and would not have delayed anything.
  */
-export function isLowest(
-  delayed: Pending,
-  lane: number,
-  clocks: Int32Array,
-  row: number,
-  reach: Reach | null,
-): boolean {
+export function isLowest(delayed: Pending, lane: number, clocks: Clocks, row: number, reach: Reach | null): boolean {
   for (let i = delayed.delayers.length - 1; i >= 0; i--) {
     const head = delayed.delayers[i] as Head;
     if (isAnsweredBy(reach, head) || (clocks[row + head.lane] as number) >= head.nth) return true;
