@@ -7,7 +7,6 @@ import { mutexLock, mutexUnlock } from "../kernel/index.ts";
 import type { Kvm } from "../kvm/kvm.ts";
 import { kvmMmuZapAllFast } from "../kvm/mmu-zap.ts";
 import type { ModuleParams } from "../kvm/module-params.ts";
-import { kvmRecoverNxHugePages } from "../kvm/nx-huge.ts";
 import type { Vm } from "../kvm/vm.ts";
 import type { OperationMachine } from "./host-operations.ts";
 import type { Workload } from "./workload.ts";
@@ -69,7 +68,7 @@ const RECOVERY_THREAD = "kvm-nx-lpage-re";
 
 /** Rounds of the thread that recovers NX huge pages. */
 export function recoverNxHugePages(machine: OperationMachine, rounds: number): void {
-  for (let i = 0; i < rounds; i++) machine.sequentially(RECOVERY_THREAD, () => kvmRecoverNxHugePages(machine.vm.tdp));
+  for (let i = 0; i < rounds; i++) machine.sequentially(RECOVERY_THREAD, () => machine.vm.ops.recoverNxHugePages());
 }
 
 /** How many rounds the thread makes in a time when no recording says so. */

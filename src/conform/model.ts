@@ -195,8 +195,8 @@ class ModelMachine implements OperationMachine {
   }
 
   private writeGuestTables(): void {
-    // Every page that the guest uses was written, also those whose contents do not matter here.
-    const pages = this.own === null ? [] : [...this.tables.tablePages, ...CONTROL_PAGES];
+    // Every page that the guest uses was written, also those whose contents do not matter here; but not its stack, the last of the control pages.
+    const pages = this.own === null ? [] : [...this.tables.tablePages, ...CONTROL_PAGES.slice(0, -1)];
     for (const page of pages) this.pokeGuest(page, U64_ZERO, 8);
     for (const { gpa, value, entrySize, count, step } of this.initial.pageTableEntries) {
       let entry = value;

@@ -1,7 +1,7 @@
 /** What Linux lends KVM: locks, RCU, waiting, the host's memory management and its notifiers. */
 export { Current, current, type Lockable } from "./current.ts";
 export { Kernel, kthread } from "./kernel.ts";
-export { isListEmpty, listAdd, listDel, listEntries, listEntriesReverse, listInit } from "./list.ts";
+export { isListEmpty, listAdd, listAddTail, listDel, listEntries, listEntriesReverse, listInit } from "./list.ts";
 export {
   assertHeld,
   assertHeldRead,

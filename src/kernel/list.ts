@@ -29,6 +29,11 @@ export function listAdd(world: World, link: number, head: number): void {
   next(world, head).value = link;
 }
 
+/** list_add_tail(): behind all others. */
+export function listAddTail(world: World, link: number, head: number): void {
+  listAdd(world, link, prev(world, head).value);
+}
+
 /** list_del_init() */
 export function listDel(world: World, link: number): void {
   const after = next(world, link).value;

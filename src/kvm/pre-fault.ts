@@ -6,50 +6,31 @@
  */
 import type { Steps } from "../engine/index.ts";
 import { srcuReadLock, srcuReadUnlock } from "../kernel/index.ts";
-import {
-  type Gpa,
-  gpaToGfn,
-  PAGE_SIZE,
-  PFERR_GUEST_FINAL,
-  PG_LEVEL_4K,
-  pagesPerLevel,
-  gfn as toGfn,
-} from "../machine/index.ts";
+import { type Gpa, PAGE_SIZE, PFERR_GUEST_FINAL, pagesPerLevel } from "../machine/index.ts";
 import { kvmMmuDoPageFault } from "./mmu.ts";
-import { INVALID_ROOT, kvmMmuLoad } from "./mmu-roots.ts";
+import { INVALID_ROOT } from "./mmu-roots.ts";
 import type { RetPf } from "./page-fault.ts";
-import { isShadowPresentPte } from "./spte.ts";
-import { tdpIterNext, tdpIterStart } from "./tdp-iter.ts";
 import type { Vcpu } from "./vcpu.ts";
 
 /** kvm_vcpu_pre_fault_memory(): returns how many bytes are left, because a page could not be had. */
 export function* kvmVcpuPreFaultMemory(vcpu: Vcpu, gpa: Gpa, size: number): Steps<number> {
-  const { srcu } = vcpu.vm.kvm;
+  const { srcu, params } = vcpu.vm.kvm;
+  // -EOPNOTSUPP: guest-physical addresses are not what shadow pages map.
+  if (!params.npt) return size;
   yield* srcuReadLock(srcu);
   let at = gpa as number;
   const end = at + size;
   while (at < end) {
     // kvm_arch_vcpu_pre_fault_memory()
-    if (vcpu.rootHpa.value === INVALID_ROOT) yield* kvmMmuLoad(vcpu);
+    if (vcpu.rootHpa.value === INVALID_ROOT) yield* vcpu.vm.ops.load(vcpu);
     let result: RetPf;
     do {
       result = yield* kvmMmuDoPageFault(vcpu, at as Gpa, PFERR_GUEST_FINAL, true);
     } while (result === "retry");
     if (result !== "fixed" && result !== "spurious") break;
-    const mapped = PAGE_SIZE * pagesPerLevel(yield* mappedLevel(vcpu, at as Gpa));
+    const mapped = PAGE_SIZE * pagesPerLevel(yield* vcpu.vm.ops.mappedLevel(vcpu, at as Gpa));
     at = at - (at % mapped) + mapped;
   }
   yield* srcuReadUnlock(srcu);
   return Math.max(0, end - at);
-}
-
-/** The level at which the fault has mapped the address. */
-function* mappedLevel(vcpu: Vcpu, gpa: Gpa): Steps<number> {
-  const { tdp } = vcpu.vm;
-  const frame = gpaToGfn(gpa);
-  const root = tdp.pages.ofEntry(vcpu.rootHpa.value);
-  const iter = yield* tdpIterStart(tdp.world, root, PG_LEVEL_4K, frame, toGfn(frame + 1));
-  let level = PG_LEVEL_4K;
-  for (; iter.valid; yield* tdpIterNext(iter)) if (isShadowPresentPte(iter.oldSpte)) ({ level } = iter);
-  return level;
 }

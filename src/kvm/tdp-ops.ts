@@ -1,12 +1,14 @@
 /** The TDP MMU behind the interface of the MMU. */
 import type { Steps, U64 } from "../engine/index.ts";
 import { rcuReadLock, rcuReadUnlock, readLock, readUnlock } from "../kernel/index.ts";
-import { type Gfn, gpaToGfn, PG_LEVEL_2M, PG_LEVEL_4K, gfn as toGfn } from "../machine/index.ts";
+import { type Gfn, type Gpa, gpaToGfn, PG_LEVEL_2M, PG_LEVEL_4K, gfn as toGfn } from "../machine/index.ts";
 import { kvmAgeGfnRange } from "./aging.ts";
 import type { KvmMemorySlot } from "./memslots.ts";
 import { kvmTdpMmuPageFault } from "./mmu.ts";
 import type { GfnRange, MmuOps } from "./mmu-ops.ts";
 import { kvmMmuFreeObsoleteRoots, kvmMmuFreeRoots, kvmMmuLoad } from "./mmu-roots.ts";
+import { kvmRecoverNxHugePages } from "./nx-huge.ts";
+import { isShadowPresentPte } from "./spte.ts";
 import {
   kvmTdpMmuClearDirtyPtMasked,
   kvmTdpMmuClearDirtySlot,
@@ -33,7 +35,7 @@ function* loadRoot(vcpu: Vcpu): Steps<boolean> {
 /** kvm_tdp_mmu_get_walk(), its last entry. */
 function* lastSpte(vcpu: Vcpu, addr: number): Steps<U64> {
   const { tdp, kvm } = vcpu.vm;
-  const frame = gpaToGfn(addr as Parameters<typeof gpaToGfn>[0]);
+  const frame = gpaToGfn(addr as Gpa);
   yield* rcuReadLock(kvm.kernel.rcu);
   const root = tdp.pages.ofEntry(vcpu.rootHpa.value);
   const iter = yield* tdpIterStart(tdp.world, root, PG_LEVEL_4K, frame, toGfn(frame + 1));
@@ -41,6 +43,17 @@ function* lastSpte(vcpu: Vcpu, addr: number): Steps<U64> {
   for (; iter.valid; yield* tdpIterNext(iter)) spte = iter.oldSpte;
   yield* rcuReadUnlock(kvm.kernel.rcu);
   return spte;
+}
+
+/** The level at which the fault has mapped the address. */
+function* mappedLevel(vcpu: Vcpu, gpa: Gpa): Steps<number> {
+  const { tdp } = vcpu.vm;
+  const frame = gpaToGfn(gpa);
+  const root = tdp.pages.ofEntry(vcpu.rootHpa.value);
+  const iter = yield* tdpIterStart(tdp.world, root, PG_LEVEL_4K, frame, toGfn(frame + 1));
+  let level = PG_LEVEL_4K;
+  for (; iter.valid; yield* tdpIterNext(iter)) if (isShadowPresentPte(iter.oldSpte)) ({ level } = iter);
+  return level;
 }
 
 function rangeOf(slot: KvmMemorySlot, limit: number): GfnRange {
@@ -70,6 +83,8 @@ export function tdpOps(vm: Vm): MmuOps {
     freeObsoleteRoots: kvmMmuFreeObsoleteRoots,
     pageFault: kvmTdpMmuPageFault,
     lastSpte,
+    mappedLevel,
+    recoverNxHugePages: () => kvmRecoverNxHugePages(tdp),
     unmapGfnRange: ({ start, end }) => kvmTdpMmuUnmapGfnRange(tdp, start, end),
     ageGfnRange: ({ start, end }, test) => kvmAgeGfnRange(tdp, start, end, test),
     invalidateRoots: () => kvmTdpMmuInvalidateRoots(tdp),

@@ -3,7 +3,7 @@
  *
  * Stands for account_nx_huge_page(), unaccount_nx_huge_page() of 6.12 and 7.2.
  */
-import { isListEmpty, listAdd, listDel } from "../../kernel/index.ts";
+import { isListEmpty, listAddTail, listDel } from "../../kernel/index.ts";
 import { nxLinkOf, type ShadowPage } from "./page.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 
@@ -12,7 +12,7 @@ export function accountShadowNxHugePage(shadow: ShadowMmu, sp: ShadowPage, possi
   sp.nx_huge_page_disallowed.value = 1;
   if (!possible || !isListEmpty(shadow.world, nxLinkOf(sp))) return;
   shadow.count("nx_lpage_splits", 1);
-  listAdd(shadow.world, nxLinkOf(sp), shadow.possibleNxHugePages);
+  listAddTail(shadow.world, nxLinkOf(sp), shadow.possibleNxHugePages);
 }
 
 /** unaccount_nx_huge_page() */

@@ -18,7 +18,7 @@ import { gfnToHva, gfnToMemslot, KVM_MEMSLOT_INVALID, type KvmMemorySlot, memslo
 import { KVM_PFN_NOSLOT, type RetPf } from "../page-fault.ts";
 import { kvmFlushRemoteTlbs } from "../requests.ts";
 import { roleAccess, roleIsDirect } from "../role.ts";
-import { isLargePte, isShadowPresentPte, spteToPfn } from "../spte.ts";
+import { isLargePte, isLastSpte, isShadowPresentPte, spteToPfn } from "../spte.ts";
 import type { Vcpu } from "../vcpu.ts";
 import { makeShadowSpte, markShadowMmioSpte } from "./make-spte.ts";
 import { spLevel, spteIndex, spteOf } from "./page.ts";
@@ -52,6 +52,9 @@ export function* mmuSetSpte(vcpu: Vcpu, shadow: ShadowMmu, request: SetSpteReque
   let wasRmapped = false;
   let flush = false;
   if (isShadowPresentPte(old)) {
+    // What is there may be in use; what is made ahead of use would be less.
+    const isKnown = prefetch && isLastSpte(old, level) && pfn === spteToPfn(old);
+    if (isKnown && shadow.kernel === "7.2") return "spurious";
     if (level > PG_LEVEL_4K && !isLargePte(old)) {
       yield* dropParentPte(shadow, shadow.pages.ofFrame(spteToPfn(old)), sptep);
       flush = true;
