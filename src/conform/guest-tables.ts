@@ -49,7 +49,7 @@ const GEOMETRIES: Readonly<Record<Exclude<Workload["guestPaging"]["mode"], "none
 };
 
 /** An entry's value. */
-export function guestEntry(pa: number, flags: string): U64 {
+function guestEntry(pa: number, flags: string): U64 {
   let value = numberToU64(pa);
   for (const letter of flags) value = orU64(value, bitU64(FLAG_BITS[letter] as number));
   return value;

@@ -235,7 +235,7 @@ function namesOf(flags: Memory["flags"]): readonly FlagName[] {
 }
 
 /** KVM_MEM_* of a memslot's flags. */
-export function flagsOf(names: readonly FlagName[]): number {
+function flagsOf(names: readonly FlagName[]): number {
   return (
     (names.includes("dirty_log") ? KVM_MEM_LOG_DIRTY_PAGES : 0) | (names.includes("readonly") ? KVM_MEM_READONLY : 0)
   );

@@ -13,12 +13,12 @@
  */
 import { PAGE_SIZE, type Pfn } from "../../machine/index.ts";
 
-export const PTE_PRESENT = 1;
-export const PTE_WRITABLE = 2;
+const PTE_PRESENT = 1;
+const PTE_WRITABLE = 2;
 export const PTE_HUGE = 0x80;
-export const PTE_PROTNONE = 0x100;
-export const PTE_SWAP = 0x200;
-export const PTE_MIGRATION = 0x400;
+const PTE_PROTNONE = 0x100;
+const PTE_SWAP = 0x200;
+const PTE_MIGRATION = 0x400;
 
 /** An entry of 2M, or 1G, that points to a table. */
 export const TABLE_ENTRY = PTE_PRESENT;

@@ -35,7 +35,7 @@ export const VM_WIPEONFORK = 256;
 export const VM_RAND_READ = 512;
 export const VM_SEQ_READ = 1024;
 
-export const VM_HUGETLB = VM_HUGETLB_2M | VM_HUGETLB_1G;
+const VM_HUGETLB = VM_HUGETLB_2M | VM_HUGETLB_1G;
 
 const FIELDS = {
   vm_start: u53,
