@@ -74,7 +74,13 @@ export class MmuPages {
 
   /** Tables that are allocated now. For oracles. */
   liveTables(): number[] {
-    return [...this.byTable.keys()].filter((table) => this.world.deathOf(table) === null).sort((a, b) => a - b);
+    // Tables of other executions are known too; only a page of this one says itself that the table is its own.
+    const isLive = ([table, sp]: readonly [number, number]): boolean =>
+      this.world.deathOf(table) === null && this.at(sp).spt.peek() === table;
+    return [...this.byTable]
+      .filter(isLive)
+      .map(([table]) => table)
+      .sort((a, b) => a - b);
   }
 
   /** tdp_mmu_free_sp(): the table and what KVM knows of it go back to the allocator. */

@@ -163,7 +163,13 @@ export class ShadowPages {
 
   /** Tables that are allocated now. For oracles. */
   liveTables(): number[] {
-    return [...this.byTable.keys()].filter((table) => this.world.deathOf(table) === null).sort((a, b) => a - b);
+    // Tables of other executions are known too; only a page of this one says itself that the table is its own.
+    const isLive = ([table, sp]: readonly [number, number]): boolean =>
+      this.world.deathOf(table) === null && this.at(sp).spt.peek() === table;
+    return [...this.byTable]
+      .filter(isLive)
+      .map(([table]) => table)
+      .sort((a, b) => a - b);
   }
 
   /** kvm_mmu_free_shadow_page(), its memory. */
