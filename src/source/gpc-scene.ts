@@ -83,14 +83,14 @@ export function bootKernel(
 
 /** Objects that KVM allocates by size, whose type the size tells. */
 function typesBySize({ description }: Image): Map<string, string> {
-  const names = ["kvm", "kvm_memory_slot"];
+  const names = ["kvm", "kvm_vcpu", "kvm_memory_slot"];
   return new Map(names.map((name) => [String(description.structs[name]?.bytes ?? 0), name]));
 }
 
 /** KVM_CREATE_VM: returns struct kvm. The VM is told what happens to the process's memory from here on. */
 export function* createVm(kernel: CompiledKernel, host: Host): Steps<number> {
   yield* kernel.call("rw_boot");
-  yield* kernel.call("rw_vendor_init");
+  yield* kernel.call("rw_vendor_init", 0);
   const kvm = yield* kernel.call("rw_create_vm");
   const range = ({ start, end, event }: NotifierRange): (number | bigint)[] => [
     BigInt(kvm),

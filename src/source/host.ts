@@ -16,7 +16,7 @@ import {
   SpinLock,
   Srcu,
 } from "../kernel/index.ts";
-import type { Pfn } from "../machine/index.ts";
+import type { GuestCpu, Interrupts, Pfn } from "../machine/index.ts";
 import type { CompiledKernel } from "./machine.ts";
 
 type StructPage = ReturnType<PageFrames["pageOf"]>;
@@ -93,6 +93,10 @@ export class Host {
   readonly caches = new Map<number, SlabCache>();
   /** What the kernel said during set-up. */
   readonly log: string[] = [];
+  /** Interrupts between CPUs; null where no CPU is in guest mode. */
+  interrupts: Interrupts | null = null;
+  /** The CPUs that run guests, by number; each made anew with the body of its task. */
+  readonly guests = new Map<number, GuestCpu>();
   /** Address of the process's mmap_lock: KVM and the host's mm take the same one. */
   mmapLock = 0;
   /** For explorations that must end: how often a task may start over before it is left where it is. */

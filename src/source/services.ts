@@ -37,7 +37,16 @@ import {
   writeLock,
   writeUnlock,
 } from "../kernel/index.ts";
-import { type Hpa, type Hva, hpaToPfn, pfnToHpa } from "../machine/index.ts";
+import {
+  type Hpa,
+  type Hva,
+  hpaToPfn,
+  interrupt,
+  interruptAndWait,
+  maskInterrupts,
+  pfnToHpa,
+  unmaskInterrupts,
+} from "../machine/index.ts";
 import { ABANDONED, type Host } from "./host.ts";
 import type { Answer, CompiledKernel, Service, Services } from "./machine.ts";
 
@@ -238,8 +247,9 @@ function memoryServices(host: () => Host): Services {
     return allocate(kernel, bytes, type === "" ? "kmalloc" : type, type);
   };
   const pages = (kernel: CompiledKernel, order: number, name: string): number => {
+    const at = pfnToHpa(host().frames.allocate(name, 2 ** order));
     void kernel;
-    return pfnToHpa(host().frames.allocate(name, 2 ** order));
+    return at;
   };
   const create = (kernel: CompiledKernel, name: number, bytes: number): number => {
     const addr = allocate(kernel, 64, `slab ${kernel.text(name)}`, "");
@@ -344,8 +354,22 @@ function taskServices(host: () => Host): Services {
     rw_irq_set: (_, flags = 0) => {
       const was = self().irqsDisabled ? 0 : EFLAGS_IF;
       self().irqsDisabled = flags === 0;
-      return was;
+      return was === flags ? was : setInterruptFlag(host(), was, flags);
     },
+    /** kvm_kick_many_cpus(): each CPU of the mask but the own. */
+    *smp_call_function_many(kernel, mask = 0, _func = 0, _info = 0, wait = 0) {
+      const { interrupts } = host();
+      const from = self().cpu;
+      const bits = kernel.world.plainRead(mask, 8);
+      const targets = Array.from({ length: 31 }, (_unused, cpu) => cpu).filter(
+        (cpu) => cpu !== from && ((bits >>> cpu) & 1) !== 0,
+      );
+      if (interrupts === null || targets.length === 0) return;
+      if (wait !== 0) yield* interruptAndWait(interrupts, from, targets);
+      else for (const cpu of targets) yield* interrupt(interrupts, from, cpu);
+    },
+    rw_flush_tlb: () => host().guests.get(self().cpu)?.tlb.flushAll(),
+    rw_load_root: nothing,
     rw_bug: (kernel, file = 0, line = 0) => {
       throw new Violation("oops", `BUG() at ${placeText(kernel, file, line)}`);
     },
@@ -362,6 +386,14 @@ function taskServices(host: () => Host): Services {
     },
     ___ratelimit: () => 0,
   };
+}
+
+/** What an interrupt sees of the flag; nothing where no CPU sends any. */
+function* setInterruptFlag({ interrupts, world }: Host, was: number, flags: number): Steps<number> {
+  const { cpu } = current(world);
+  if (interrupts !== null && flags === 0) yield* maskInterrupts(interrupts, cpu);
+  else if (interrupts !== null) yield* unmaskInterrupts(interrupts, cpu);
+  return was;
 }
 
 function placeText(kernel: CompiledKernel, file: number, line: number): string {
@@ -382,13 +414,14 @@ const WITHOUT_EFFECT =
   "debugfs_create_dir debugfs_create_file debugfs_remove kvm_eventfd_init kvm_coalesced_mmio_init kvm_coalesced_mmio_free __module_get " +
   "module_put snprintf mmu_notifier_register kvm_hv_init_vm init_timer_key dput ktime_get_with_offset check_tsc_unstable ktime_get_raw " +
   "ktime_get kvm_arch_create_vcpu_debugfs __get_task_comm try_module_get kvm_xen_init_vm kvm_irqfd_init kvm_setup_empty_irq_routing " +
-  "kthread_unpark kvm_pmu_ops_update preempt_notifier_register preempt_notifier_unregister kvm_arch_irq_routing_update";
+  "kvm_find_cpuid_entry kvm_find_cpuid_entry_index kvm_find_cpuid_entry2 kthread_unpark __cpuhp_setup_state kvm_pmu_ops_update preempt_notifier_register preempt_notifier_unregister kvm_arch_irq_routing_update";
 
 function setupServices(host: () => Host): Services {
   void host;
   return {
     ...Object.fromEntries(WITHOUT_EFFECT.split(" ").map((name): [string, Service] => [name, nothing])),
     debugfs_initialized: () => 0,
+    alloc_workqueue: (kernel) => kernel.taskStruct(0),
     // KVM's worker for NX huge pages: it never runs by itself.
     kthread_create_on_node: (kernel) => kernel.taskStruct(kernel.world.tasksMax - 1),
   };

@@ -5,10 +5,12 @@
  * to come out as the study says of the design that the kernel has: a patch that breaks it shows.
  */
 import type { MemoryModel, Program } from "../engine/index.ts";
+import { touch } from "../machine/index.ts";
 import { GPC_SCENARIOS } from "../studies/gpc-refresh.ts";
 import { cell, type Study, type StudyCell, study } from "../studies/study.ts";
 import { gpcSceneOn } from "./gpc-scene.ts";
 import type { Image } from "./image.ts";
+import { type TdpSceneOptions, tdpProgramOn } from "./tdp-scene.ts";
 
 /** By scenario: the places whose plain accesses race there. */
 export type RacingPlaces = Readonly<Record<string, readonly number[]>>;
@@ -39,12 +41,20 @@ export interface KernelStudy {
   readonly scenarios: readonly Scenario[];
 }
 
+const TOUCH = touch(0, "write");
 const BOTH: readonly MemoryModel[] = ["sc", "tso"];
 
 function gpcScenario(name: "use" | "valid" | "readers" | "two", because: string): Scenario {
   return {
     ...{ name, property: "isolation", models: BOTH, strategy: "dpor", expected: "holds", because },
     program: (image, racing) => GPC_SCENARIOS[name]({ design: "D0", make: gpcSceneOn(image, racing) }),
+  };
+}
+
+function tdpScenario(name: string, property: string, options: TdpSceneOptions, because: string): Scenario {
+  return {
+    ...{ name, property, models: BOTH, strategy: "dpor", expected: "holds", because },
+    program: (image, racing) => tdpProgramOn(image, racing, name, options),
   };
 }
 
@@ -63,6 +73,31 @@ const STUDIES: Readonly<Record<string, KernelStudy>> = {
         because: "any invalidation anywhere keeps the count above zero when the refresh looks",
         program: (image, racing) => GPC_SCENARIOS.storm("D0", gpcSceneOn(image, racing)),
       },
+    ],
+  },
+  "tdp-fault": {
+    title: "TDP faults against each other and against the host, on the kernel's own source",
+    source: "https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree/arch/x86/kvm/mmu/tdp_mmu.c",
+    variant: "linux",
+    scenarios: [
+      tdpScenario(
+        "two-faults",
+        "final",
+        { guests: [[TOUCH], [TOUCH]], warm: true, unmap: false, faultsMax: 1 },
+        "the entry is changed by compare-exchange: one fault sets it, the other sees that it is set",
+      ),
+      tdpScenario(
+        "two-roots",
+        "final",
+        { guests: [[TOUCH], [TOUCH]], warm: false, unmap: false, faultsMax: 1 },
+        "from power-on: the roots and the tables above are made by both as well",
+      ),
+      tdpScenario(
+        "fault-unmap",
+        "isolation",
+        { guests: [[TOUCH]], warm: true, unmap: true, faultsMax: 1 },
+        "the fault sees the invalidation in progress or the sequence moved, under mmu_lock; the notifier flushes before it returns",
+      ),
     ],
   },
 };

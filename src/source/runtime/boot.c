@@ -3,6 +3,7 @@
 #include <linux/sched.h>
 #include <linux/mmzone.h>
 #include <linux/cpumask.h>
+#include <linux/radix-tree.h>
 #include <linux/kvm_host.h>
 #include <asm/processor.h>
 #include "racewalk.h"
@@ -33,6 +34,7 @@ void rw_boot(void)
 		rw_tasks[cpu].active_mm = &rw_mm;
 		rw_tasks[cpu].pid = 1000 + cpu;
 	}
+	radix_tree_init();
 	section.section_mem_map = SECTION_MARKED_PRESENT | SECTION_HAS_MEM_MAP | SECTION_IS_ONLINE | SECTION_IS_EARLY;
 	atomic_set(&rw_mm.mm_users, 1);
 	atomic_set(&rw_mm.mm_count, 1);

@@ -49,9 +49,86 @@ static struct kvm_x86_ops rw_ops = {
 
 static struct kvm_x86_init_ops rw_init_ops = { .runtime_ops = &rw_ops };
 
-/* What a vendor module does when it is loaded, as far as the MMU is concerned. */
-int rw_vendor_init(void)
+/* What KVM and a vendor module do when they are loaded, as far as the MMU is concerned: nested paging as AMD has it, or EPT. */
+int rw_vendor_init(int ept)
 {
+	kvm_mmu_x86_module_init();
 	kvm_ops_update(&rw_init_ops);
-	return kvm_mmu_vendor_module_init();
+	int r = kvm_mmu_vendor_module_init();
+	if (ept)
+		kvm_mmu_set_ept_masks(true, true);
+	kvm_configure_mmu(true, 0, PT64_ROOT_4LEVEL, PG_LEVEL_1G);
+	return r;
 }
+
+/* --- vCPUs: the parts of kvm_arch_vcpu_create() and vcpu_enter_guest() that the MMU has to do with, in their order ------------- */
+
+struct kvm_vcpu *rw_create_vcpu(struct kvm *kvm, int id)
+{
+	struct kvm_vcpu *vcpu = kzalloc(sizeof(*vcpu), GFP_KERNEL_ACCOUNT);
+
+	mutex_init(&vcpu->mutex);
+	vcpu->kvm = kvm;
+	vcpu->vcpu_id = id;
+	vcpu->vcpu_idx = id;
+	vcpu->cpu = id;
+	kvm_mmu_create(vcpu);
+	vcpu->arch.maxphyaddr = 46;
+	vcpu->arch.reserved_gpa_bits = rsvd_bits(46, 63);
+	vcpu->arch.cr0 = X86_CR0_PE | X86_CR0_ET;
+	vcpu->arch.regs_avail = ~0;
+	kvm_init_mmu(vcpu);
+	xa_store(&kvm->vcpu_array, id, vcpu, GFP_KERNEL_ACCOUNT);
+	kvm->created_vcpus++;
+	atomic_inc(&kvm->online_vcpus);
+	return vcpu;
+}
+
+/* KVM_RUN begins, and ends. */
+void rw_run_begin(struct kvm_vcpu *vcpu) { kvm_vcpu_srcu_read_lock(vcpu); }
+void rw_run_end(struct kvm_vcpu *vcpu) { kvm_vcpu_srcu_read_unlock(vcpu); }
+
+/* Up to the guest: 0 when it may run. */
+int rw_enter_guest(struct kvm_vcpu *vcpu)
+{
+	if (kvm_request_pending(vcpu)) {
+		if (kvm_check_request(KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, vcpu))
+			kvm_mmu_free_obsolete_roots(vcpu);
+		if (kvm_check_request(KVM_REQ_TLB_FLUSH, vcpu))
+			static_call(kvm_x86_flush_tlb_all)(vcpu);
+		kvm_service_local_tlb_flush_requests(vcpu);
+	}
+	if (kvm_mmu_reload(vcpu))
+		return -EIO;
+	preempt_disable();
+	local_irq_disable();
+	smp_store_release(&vcpu->mode, IN_GUEST_MODE);
+	kvm_vcpu_srcu_read_unlock(vcpu);
+	smp_mb__after_srcu_read_unlock();
+	if (READ_ONCE(vcpu->mode) == EXITING_GUEST_MODE || kvm_request_pending(vcpu)) {
+		WRITE_ONCE(vcpu->mode, OUTSIDE_GUEST_MODE);
+		smp_wmb();
+		local_irq_enable();
+		preempt_enable();
+		kvm_vcpu_srcu_read_lock(vcpu);
+		return 1;
+	}
+	return 0;
+}
+
+/* From the guest. */
+void rw_exit_guest(struct kvm_vcpu *vcpu)
+{
+	WRITE_ONCE(vcpu->mode, OUTSIDE_GUEST_MODE);
+	smp_wmb();
+	local_irq_enable();
+	preempt_enable();
+	kvm_vcpu_srcu_read_lock(vcpu);
+}
+
+int rw_page_fault(struct kvm_vcpu *vcpu, u64 gpa, u64 error_code)
+{
+	return kvm_mmu_page_fault(vcpu, gpa, error_code, NULL, 0);
+}
+
+u64 rw_root(struct kvm_vcpu *vcpu) { return vcpu->arch.mmu->root.hpa; }

@@ -22,6 +22,7 @@ extern unsigned long __per_cpu_offset[];
 #define this_cpu_read_stable(var) this_cpu_read(var)
 #define this_cpu_read_stable_1 this_cpu_read
 #define this_cpu_read_stable_8 this_cpu_read
+#define this_cpu_read_const(var) this_cpu_read(var)
 #define x86_this_cpu_test_bit(nr, addr) test_bit(nr, raw_cpu_ptr(addr))
 #define raw_cpu_cmpxchg_double(a, b, c, d, e, f) 0
 
