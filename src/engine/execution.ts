@@ -557,38 +557,44 @@ export class Execution implements Driver {
 
   /** Takes back every event from index `length` on. */
   rollback(length: number): void {
-    const { events } = this;
+    const { events, world } = this;
     assert(length <= events.length, "cannot roll back to the future");
-    for (let i = events.length - 1; i >= length; i--) this.takeBack(i);
+    if (length === events.length) return;
+    for (let i = events.length - 1; i >= length; i--) this.takeBack(i, length);
+    this.heap.undoTo(events.heapMark[length] as number);
+    this.history.undoTo(events.historyMark[length] as number);
+    this.races.plain.undoTo(events.plainMark[length] as number);
+    world.trace.length = events.traceMark[length] as number;
+    this.failures.length = events.failureMark[length] as number;
+    if (this.heap.hash !== null) loadHash(this.heap.hash, events.hashes, 8 * length);
     events.length = length;
   }
 
-  private takeBack(i: number): void {
+  /** What the event did to its lane and to store buffers. A task goes back at once to the first of its events that are taken back. */
+  private takeBack(i: number, length: number): void {
     const { events, world } = this;
     const lane = events.lane[i] as number;
-    this.heap.undoTo(events.heapMark[i] as number);
-    this.history.undoTo(events.historyMark[i] as number);
-    this.races.plain.undoTo(events.plainMark[i] as number);
-    world.trace.length = events.traceMark[i] as number;
-    this.failures.length = events.failureMark[i] as number;
-    this.laneLast[lane] = events.previous[i] as number;
-    this.laneCount[lane] = (events.nth[i] as number) - 1;
-    if (this.heap.hash !== null) loadHash(this.heap.hash, events.hashes, 8 * i);
+    const isFirst = (events.previous[i] as number) < length;
+    if (isFirst) {
+      this.laneLast[lane] = events.previous[i] as number;
+      this.laneCount[lane] = (events.nth[i] as number) - 1;
+    }
     if (lane >= world.tasksMax) {
       const buffer = this.buffers[lane - world.tasksMax] as StoreBuffer;
       buffer.takeBackDrain();
       for (const loadEvent of buffer.oldest.forwarded) events.location[loadEvent] = 0;
       return;
     }
+    if (events.kind[i] === OpKind.Spawn) {
+      const spawned = events.lo[i] as number;
+      this.spawnedAt[spawned] = -1;
+      (world.tasks[spawned] as Task).reset();
+    }
+    this.buffers[lane]?.takeBack(i, events);
+    if (!isFirst) return;
     const task = world.tasks[lane] as Task;
     events.restoreRequest(i, task.op);
-    task.takeBack(events.logMark[i] as number);
+    task.takeBack((events.nth[i] as number) - 1, events.logMark[i] as number);
     if (task.position !== null) loadHash(task.position, events.hashes, 8 * i + 4);
-    const { op } = task;
-    if (op.kind === OpKind.Spawn) {
-      this.spawnedAt[op.lo] = -1;
-      (world.tasks[op.lo] as Task).reset();
-    }
-    this.buffers[lane]?.takeBack(i, op);
   }
 }

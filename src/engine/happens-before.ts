@@ -60,8 +60,8 @@ export class HappensBefore {
   /** A copy of the row, to keep. */
   keepRow(row: number): number[] {
     const { clocks, lanes } = this;
-    const kept: number[] = new Array(lanes);
-    for (let k = 0; k < lanes; k++) kept[k] = clocks[row + k] as number;
+    const kept: number[] = [];
+    for (let k = 0; k < lanes; k++) kept.push(clocks[row + k] as number);
     return kept;
   }
 

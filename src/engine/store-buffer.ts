@@ -3,8 +3,9 @@
  *
  * Entries that have drained stay until the execution is undone, so that draining can be taken back.
  */
+import type { EventLog } from "./event-log.ts";
 import type { AccessSize, Heap } from "./heap.ts";
-import { type Operation, OpKind } from "./operation.ts";
+import { OpKind } from "./operation.ts";
 
 export interface BufferedStore {
   readonly addr: number;
@@ -110,13 +111,13 @@ export class StoreBuffer {
     }
   }
 
-  /** Takes back what the task's event `i`, of request `op`, and its plain stores after that did here. */
-  takeBack(i: number, op: Operation<unknown>): void {
+  /** Takes back what the task's event `i` and its plain stores after that did here. */
+  takeBack(i: number, { kind, addr, size }: EventLog): void {
     this.takeBackAmends(i);
-    if (op.kind === OpKind.Store) {
+    if (kind[i] === OpKind.Store) {
       if (this.entries.at(-1)?.issued === i) this.entries.pop();
-    } else if (op.kind === OpKind.Load || op.kind === OpKind.Await) {
-      const entry = this.newestOverlap(op.addr, op.size);
+    } else if (kind[i] === OpKind.Load || kind[i] === OpKind.Await) {
+      const entry = this.newestOverlap(addr[i] as number, size[i] as AccessSize);
       if (entry?.forwarded.at(-1) === i) entry.forwarded.pop();
     }
   }

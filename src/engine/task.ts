@@ -166,9 +166,9 @@ export class Task {
     this.run();
   }
 
-  /** Takes back the last operation; the driver restores {@link op} to its request, and {@link position}. */
-  takeBack(logMark: number): void {
-    this.completed--;
+  /** Takes back all but the first operations; the driver restores {@link op} to the next one's request, and {@link position}. */
+  takeBack(completed: number, logMark: number): void {
+    this.completed = completed;
     this.logLength = logMark;
     this.dropBody();
   }

@@ -202,10 +202,10 @@ export class DporExplorer implements Scheduler, Sequence {
     pending = withoutPending(pending, lane);
     const head: Head = { at: this.forcedLength - 1, lane, nth: (row[lane] as number) + 1, reach };
     this.goTo(frame, before);
-    this.heads = frame.heads.filter((other) => other.at < before);
+    this.heads = headsBefore(frame, before);
     this.heads.push(head);
-    const delayers = findPending(was, delayed)?.delayers ?? [];
-    this.pending = { lane: delayed, delayers: [...delayers, head], next: pending };
+    const delayers = findPending(was, delayed)?.delayers ?? null;
+    this.pending = { lane: delayed, delayers: delayers === null ? [head] : [...delayers, head], next: pending };
   }
 
   private takeAlternative(frame: Frame, alternative: Alternative): void {
@@ -214,7 +214,7 @@ export class DporExplorer implements Scheduler, Sequence {
     this.forcePrefix(frame, before);
     this.force(lane, choice);
     this.goTo(frame, before);
-    this.heads = frame.heads.filter((head) => head.at < before);
+    this.heads = headsBefore(frame, before);
     const nth = frame.lanes.slice(0, before + 1).filter((l) => l === lane).length;
     this.heads.push({ at: before, lane, nth, reach: null });
     this.pending = withoutPending(frame.pendingAt[before] ?? null, lane);
@@ -361,4 +361,10 @@ export class DporExplorer implements Scheduler, Sequence {
       this.races.find(t, row, at);
     }
   }
+}
+
+function headsBefore({ heads }: Frame, before: number): Head[] {
+  let end = heads.length;
+  while (end > 0 && (heads[end - 1] as Head).at >= before) end--;
+  return heads.slice(0, end);
 }

@@ -172,8 +172,7 @@ export class RaceFinder {
     if (other !== null) this.addIndependent(group, candidate, other, e, from, scratch);
     const conditions = this.conditionsOf(candidate, place, k, scratch, from);
     if (group.length > 0) {
-      const members = [...Map.groupBy(group, (member) => member.id.lane).values()];
-      for (const ofLane of members) ofLane.sort((a, b) => a.id.nth - b.id.nth);
+      const members = byLane(group);
       const choice = members.map(() => 0);
       const row = order.keepRow(scratch);
       sequence.branches.push({ kind: "group", before: e, at, lane, row, reach, ...conditions, members, choice });
@@ -325,6 +324,18 @@ export class RaceFinder {
     const { lo, hi } = forward(entry, op.addr, op.size);
     return hi * TWO32 + lo;
   }
+}
+
+/** The members by lane, those of a lane in order. */
+function byLane(group: readonly GroupMember[]): GroupMember[][] {
+  const lanes: GroupMember[][] = [];
+  for (const member of group) {
+    const known = lanes.find(([first]) => first?.id.lane === member.id.lane);
+    if (known === undefined) lanes.push([member]);
+    else known.push(member);
+  }
+  for (const ofLane of lanes) if (ofLane.length > 1) ofLane.sort((a, b) => a.id.nth - b.id.nth);
+  return lanes;
 }
 
 function isLoad(kind: OpKind): boolean {

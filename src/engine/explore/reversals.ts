@@ -141,12 +141,13 @@ export function reversalOf(frame: Frame, group: GroupReversal, choice: readonly 
   const { before, at, lane, reach, members } = group;
   const row = group.row.slice();
   const chosen: GroupMember[] = [];
-  members.forEach((ofLane, i) => {
-    for (const member of ofLane.slice(0, choice[i])) {
+  for (let i = 0; i < choice.length; i++) {
+    for (let k = 0; k < (choice[i] as number); k++) {
+      const member = (members[i] as readonly GroupMember[])[k] as GroupMember;
       joinInto(row, member.row);
       chosen.push(member);
     }
-  });
+  }
   if (!isClosed(members, choice, row) || !holdsAfter(group, chosen)) return null;
   const was = findPending(frame.pendingAt[before] ?? null, frame.lanes[before] as number);
   const reversal: Reversal = { kind: "reversal", before, at, lane, row, reach };
