@@ -4,8 +4,15 @@ import { KERNEL_MAP, KERNEL_MAP_OF_FILE } from "../../src/kvm/kernel-map.ts";
 /** The documents, and the part of the sources that each is about. */
 export const MAPS: readonly (readonly [document: string, part: string])[] = [
   ["docs/kernel-map.md", "src/kvm/"],
+  ["docs/kernel-map-shadow.md", "src/kvm/shadow/"],
   ["docs/kernel-map-linux.md", "src/kernel/"],
 ];
+
+/** The part that a file belongs to: the smallest folder that has a document. */
+export function partOf(file: string): string | undefined {
+  const parts = MAPS.map(([, part]) => part).filter((part) => file.startsWith(part));
+  return parts.sort((a, b) => b.length - a.length)[0];
+}
 
 /** What the tables are made from. */
 export interface Sources {
@@ -103,7 +110,7 @@ export function homesOf(name: string, { paths, read }: Sources): string[] {
  * @param part the folder that the document is about
  */
 export function mended(markdown: string, sources: Sources, part: string): string {
-  const rows = wantedRows(rowsOf(markdown), sources).filter(({ file }) => file.startsWith(part));
+  const rows = wantedRows(rowsOf(markdown), sources).filter(({ file }) => partOf(file) === part);
   const files = new Set(rows.map(({ file }) => file));
   const sections = markdown.split(/(?=^#{2,3} )/m);
   const done = new Set<string>();
