@@ -48,7 +48,7 @@ export function accessBits(kernel: KernelVersion): AccessBits {
 export const ROLE_HAS_4_BYTE_GPTE = 1 << 4;
 const QUADRANT_SHIFT = 5;
 const QUADRANT_MASK = 3 << QUADRANT_SHIFT;
-export const ROLE_DIRECT = 1 << 7;
+const ROLE_DIRECT = 1 << 7;
 const ACCESS_SHIFT = 8;
 const SMEP_ANDNOT_WP_6_12 = 1 << 14;
 const SMAP_ANDNOT_WP = 1 << 15;

@@ -33,7 +33,7 @@ import type { Kvm } from "./kvm.ts";
 import { gfnToHva, gfnToMemslot, kvmMemslots } from "./memslots.ts";
 
 /** No address: what KVM_HVA_ERR_BAD and INVALID_GPA are here. */
-export const INVALID_ADDRESS = 2 ** 52;
+const INVALID_ADDRESS = 2 ** 52;
 /** KVM_PFN_ERR_FAULT */
 export const KVM_PFN_ERR_FAULT = (2 ** 52) as Pfn;
 

@@ -56,7 +56,7 @@ export function allocateLpageInfo(world: World, place: SlotPlace, level: number,
 }
 
 /** lpage_info_slot(): the count of the large page around a frame. */
-export function lpageInfoSlot(world: World, slot: LpageInfo, gfn: Gfn, level: number): Cell {
+function lpageInfoSlot(world: World, slot: LpageInfo, gfn: Gfn, level: number): Cell {
   const table = slot.lpage_info(level - PG_LEVEL_2M).value;
   return new Cell<number>(world, table + 4 * gfnToIndex(gfn, slot.base_gfn.value, level), 4, false);
 }

@@ -27,7 +27,7 @@ export const KVM_REQ_TLB_FLUSH_GUEST = 1 << 6;
 
 export const OUTSIDE_GUEST_MODE = 0;
 export const IN_GUEST_MODE = 1;
-export const EXITING_GUEST_MODE = 2;
+const EXITING_GUEST_MODE = 2;
 export const READING_SHADOW_PAGE_TABLES = 3;
 
 /** kvm_check_request(): true when it was pending; clears it, and orders what follows after it. */

@@ -65,7 +65,7 @@ export function* tdpIterStart(world: World, root: KvmMmuPage, minLevel: number, 
 }
 
 /** tdp_iter_restart(): again from the root, towards the same frame. */
-export function* tdpIterRestart(iter: TdpIter): Steps<void> {
+function* tdpIterRestart(iter: TdpIter): Steps<void> {
   iter.yielded = false;
   iter.yieldedGfn = iter.nextLastLevelGfn;
   iter.level = iter.rootLevel;

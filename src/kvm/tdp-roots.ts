@@ -62,7 +62,7 @@ function* findRoot(tdp: TdpMmu, role: number): Steps<KvmMmuPage | null> {
 }
 
 /** kvm_tdp_mmu_get_root(): false when the last reference is gone. */
-export function* kvmTdpMmuGetRoot(root: KvmMmuPage): Steps<boolean> {
+function* kvmTdpMmuGetRoot(root: KvmMmuPage): Steps<boolean> {
   for (;;) {
     const count = yield* load(root.tdp_mmu_root_count);
     if (count === 0) return false;

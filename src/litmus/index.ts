@@ -1,4 +1,3 @@
 /** Litmus tests: the smallest programs that tell memory models apart, run on the engine. */
-export type { LitmusTest } from "./litmus-test.ts";
 export { litmusFiles, readLitmusFile } from "./read.ts";
 export { type LitmusResult, runLitmusTest } from "./run.ts";

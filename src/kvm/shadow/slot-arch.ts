@@ -25,7 +25,7 @@ function hasArrays(slot: KvmMemorySlot): boolean {
 }
 
 /** Gives a slot that nobody uses yet, or that no SPTE maps, its arrays. */
-export function allocateSlotArrays(world: World, slot: KvmMemorySlot): void {
+function allocateSlotArrays(world: World, slot: KvmMemorySlot): void {
   if (hasArrays(slot)) return;
   const base = slot.base_gfn.value;
   const npages = slot.npages.value;

@@ -81,7 +81,7 @@ function sameFrame(a: U64, b: U64): boolean {
 }
 
 /** mmu_spte_clear_track_bits(): the value that was there. */
-export function* mmuSpteClearTrackBits(shadow: ShadowMmu, sptep: Sptep): Steps<U64> {
+function* mmuSpteClearTrackBits(shadow: ShadowMmu, sptep: Sptep): Steps<U64> {
   const { layout } = shadow;
   let old = yield* load(sptep);
   if (isShadowPresentPte(old) && spteHasVolatileBits(layout, old)) old = yield* exchange(sptep, layout.nonPresent);
@@ -145,7 +145,7 @@ export function* kvmZapAllRmapSptes(shadow: ShadowMmu, head: Cell): Steps<boolea
  * spte_write_protect(): true when the entry has changed. `forShadowing` takes MMU-W too, so that no fast page fault gives W back: a shadow page now
  * stands for the frame.
  */
-export function* spteWriteProtect(shadow: ShadowMmu, sptep: Sptep, forShadowing: boolean): Steps<boolean> {
+function* spteWriteProtect(shadow: ShadowMmu, sptep: Sptep, forShadowing: boolean): Steps<boolean> {
   const { layout } = shadow;
   const spte = yield* load(sptep);
   if (!isWritablePte(spte) && !(forShadowing && isMmuWritableSpte(layout, spte))) return false;
@@ -185,8 +185,4 @@ export function* clearAccessed(shadow: ShadowMmu, sptep: Sptep, spte: U64): Step
   const { accessed } = shadow.layout;
   if (shadow.layout.adEnabled) yield* fetchAnd(sptep, clearU64(u64(0xffffffff, 0xffffffff), accessed));
   else yield* compareExchange(sptep, spte, clearU64(spte, accessed));
-}
-
-export function pageOf(shadow: ShadowMmu, sptep: Sptep): ShadowPage {
-  return shadow.pages.ofEntry(sptep.addr);
 }
