@@ -35,7 +35,7 @@ import {
   isWritablePte,
   spteHasVolatileBits,
 } from "../spte.ts";
-import { type ShadowPage, spLevel, spteIndex } from "./page.ts";
+import { spLevel, spteIndex } from "./page.ts";
 import { pteListAdd, pteListRemove, rmapEntries, rmapTakeAll, spteAt } from "./rmap.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 import { gfnToRmap } from "./slot-arch.ts";
