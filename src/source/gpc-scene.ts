@@ -2,7 +2,7 @@
  * The scene of the study gpc-refresh on a compiled kernel: pfncache.c and the MMU notifier of kvm_main.c, a VM made by kvm_create_vm(), a memslot made
  * by kvm_set_memory_region(). The host process (munmap, get_user_pages) is ours, as it is for the TypeScript body.
  */
-import { cell, runSequentially, type Steps, type World } from "../engine/index.ts";
+import { assert, cell, runSequentially, type Steps, type World } from "../engine/index.ts";
 import { current, Kernel, Mm, type NotifierRange, type PageFrames, PROT_READ, PROT_WRITE } from "../kernel/index.ts";
 import { hva, PAGE_SIZE } from "../machine/index.ts";
 import { GPC_HOST, type Scene, type SceneOptions } from "../studies/gpc-refresh.ts";
@@ -48,9 +48,10 @@ export function gpcSceneOn(image: Image, racing: Iterable<number>): (world: Worl
 function* setUp(kernel: CompiledKernel, host: Host, options: SceneOptions): Steps<void> {
   const kvm = yield* createVm(kernel, host);
   const { first, pages } = GPC_HOST.slot;
-  yield* kernel.call("rw_set_memory_region", BigInt(kvm), 0, 0, 0n, BigInt(pages * PAGE_SIZE), BigInt(first));
+  yield* setMemoryRegion(kernel, kvm, pages, first);
   yield* kernel.call("rw_gpc_init", BigInt(kvm), BigInt(GPA));
-  yield* kernel.call("rw_gpc_activate");
+  const activated = yield* kernel.call("rw_gpc_activate");
+  assert(activated === 0, `kvm_gpc_activate() returns ${activated}`);
   if (options.valid !== true) yield* kernel.call("rw_gpc_make_invalid");
   host.retriesMax = options.retriesMax ?? 1;
 }
@@ -85,6 +86,20 @@ export function bootKernel(
 function typesBySize({ description }: Image): Map<string, string> {
   const names = ["kvm", "kvm_vcpu", "kvm_memory_slot"];
   return new Map(names.map((name) => [String(description.structs[name]?.bytes ?? 0), name]));
+}
+
+/** KVM_SET_USER_MEMORY_REGION: memslot 0, from guest frame 0 on. */
+export function* setMemoryRegion(kernel: CompiledKernel, kvm: number, pages: number, hva: number): Steps<void> {
+  const result = yield* kernel.call(
+    "rw_set_memory_region",
+    BigInt(kvm),
+    0,
+    0,
+    0n,
+    BigInt(pages * PAGE_SIZE),
+    BigInt(hva),
+  );
+  assert(result === 0, `KVM_SET_USER_MEMORY_REGION returns ${result}`);
 }
 
 /** KVM_CREATE_VM: returns struct kvm. The VM is told what happens to the process's memory from here on. */

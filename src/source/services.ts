@@ -284,6 +284,7 @@ function memoryServices(host: () => Host): Services {
     kmem_cache_alloc: (kernel, cache = 0) => fromCache(kernel, cache),
     kmem_cache_alloc_lru: (kernel, cache = 0) => fromCache(kernel, cache),
     kmem_cache_alloc_noprof: (kernel, cache = 0) => fromCache(kernel, cache),
+    kmem_cache_alloc_lru_noprof: (kernel, cache = 0) => fromCache(kernel, cache),
     kmem_cache_free: (kernel, _cache = 0, addr = 0) => free(kernel, addr),
     kmalloc_trace: (kernel, _cache = 0, _flags = 0, bytes = 0) => anonymous(kernel, bytes),
     __kmalloc: (kernel, bytes = 0) => anonymous(kernel, bytes),
@@ -332,6 +333,8 @@ function memoryServices(host: () => Host): Services {
     percpu_counter_destroy: nothing,
     __percpu_counter_init_many: nothing,
     register_shrinker: nothing,
+    shrinker_alloc: (kernel) => anonymous(kernel, 256),
+    shrinker_register: nothing,
   };
 }
 
@@ -414,7 +417,7 @@ const WITHOUT_EFFECT =
   "debugfs_create_dir debugfs_create_file debugfs_remove kvm_eventfd_init kvm_coalesced_mmio_init kvm_coalesced_mmio_free __module_get " +
   "module_put snprintf mmu_notifier_register kvm_hv_init_vm init_timer_key dput ktime_get_with_offset check_tsc_unstable ktime_get_raw " +
   "ktime_get kvm_arch_create_vcpu_debugfs __get_task_comm try_module_get kvm_xen_init_vm kvm_irqfd_init kvm_setup_empty_irq_routing " +
-  "kvm_find_cpuid_entry kvm_find_cpuid_entry_index kvm_find_cpuid_entry2 kthread_unpark __cpuhp_setup_state kvm_pmu_ops_update preempt_notifier_register preempt_notifier_unregister kvm_arch_irq_routing_update";
+  "cpu_emergency_register_virt_callback register_syscore kvm_init_irq_routing alloc_workqueue_noprof cpuhp_setup_state kvm_find_cpuid_entry kvm_find_cpuid_entry_index kvm_find_cpuid_entry2 kthread_unpark __cpuhp_setup_state kvm_pmu_ops_update preempt_notifier_register preempt_notifier_unregister kvm_arch_irq_routing_update";
 
 function setupServices(host: () => Host): Services {
   void host;

@@ -20,7 +20,7 @@ import {
   touch,
   vmrun,
 } from "../machine/index.ts";
-import { bootKernel, createVm } from "./gpc-scene.ts";
+import { bootKernel, createVm, setMemoryRegion } from "./gpc-scene.ts";
 import type { Host } from "./host.ts";
 import type { Image } from "./image.ts";
 import type { CompiledKernel } from "./machine.ts";
@@ -98,7 +98,7 @@ function makeScene(world: World, image: Image, racing: Iterable<number>, options
 
 function* setUp(kernel: CompiledKernel, host: Host, count: number): Steps<{ kvm: number; vcpus: number[] }> {
   const kvm = yield* createVm(kernel, host);
-  yield* kernel.call("rw_set_memory_region", BigInt(kvm), 0, 0, 0n, BigInt(FRAMES * PAGE_SIZE), BigInt(BASE));
+  yield* setMemoryRegion(kernel, kvm, FRAMES, BASE);
   const vcpus: number[] = [];
   for (let i = 0; i < count; i++) vcpus.push(yield* kernel.call("rw_create_vcpu", BigInt(kvm), i));
   return { kvm, vcpus };

@@ -20,6 +20,8 @@ static struct mem_section section;
 static struct mem_section *sections[1] = { &section };
 struct mem_section **mem_section = sections;
 
+/* The end of the process's addresses. */
+unsigned long USER_PTR_MAX = (1UL << 47) - 4096;
 unsigned int nr_cpu_ids = RW_CPUS;
 struct cpumask __cpu_online_mask, __cpu_possible_mask, __cpu_present_mask;
 struct cpuinfo_x86 boot_cpu_data;

@@ -53,6 +53,9 @@ static struct kvm_x86_init_ops rw_init_ops = { .runtime_ops = &rw_ops };
 int rw_vendor_init(int ept)
 {
 	kvm_mmu_x86_module_init();
+#if RW_SINCE(6, 10)
+	kvm_caps.supported_vm_types = BIT(KVM_X86_DEFAULT_VM);
+#endif
 	kvm_ops_update(&rw_init_ops);
 	int r = kvm_mmu_vendor_module_init();
 	if (ept)

@@ -1,0 +1,93 @@
+/** The kernel's own source under the checker, where compilers and a kernel source are installed (scripts/ci-packages.sh). */
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { loadStudyOnKernel } from "../../src/source/index.ts";
+import { planCells } from "../../src/studies/cells.ts";
+import { runCells } from "../../src/studies/run.ts";
+import { kernelSource } from "./kernel.ts";
+
+const { source, missing } = kernelSource();
+if (missing !== null) console.warn(`test/source: skipped: ${missing}`);
+
+/** hva_to_pfn_retry() without the look back after gpc->lock was taken again. */
+const NO_RETRY = `--- a/virt/kvm/pfncache.c
++++ b/virt/kvm/pfncache.c
+@@ -217,7 +217,7 @@
+ 		 * attempting to refresh.
+ 		 */
+ 		WARN_ON_ONCE(gpc->valid);
+-	} while (mmu_notifier_retry_cache(kvm, mmu_seq));
++	} while (0);
+ 
+ 	gpc->valid = true;
+ 	gpc->pfn = new_pfn;
+`;
+
+/** The atomic change of an SPTE as a plain store. */
+const NO_CMPXCHG = `--- a/arch/x86/kvm/mmu/tdp_mmu.c
++++ b/arch/x86/kvm/mmu/tdp_mmu.c
+@@ -584,8 +584,7 @@
+ 	 * Note, fast_pf_fix_direct_spte() can also modify TDP MMU SPTEs and
+ 	 * does not hold the mmu_lock.
+ 	 */
+-	if (!try_cmpxchg64(sptep, &iter->old_spte, new_spte))
+-		return -EBUSY;
++	WRITE_ONCE(*sptep, new_spte);
+ 
+ 	__handle_changed_spte(kvm, iter->as_id, iter->gfn, iter->old_spte,
+ 			      new_spte, iter->level, true);
+`;
+
+interface Row {
+  readonly diagram: string | null;
+  readonly text: string;
+}
+
+async function verdicts(study: string, patch: string, scenarios: readonly string[]): Promise<Row[]> {
+  const file = join(mkdtempSync(join(tmpdir(), "racewalk-")), "a.patch");
+  writeFileSync(file, patch);
+  const loaded = await loadStudyOnKernel(study, { on: `kernel:${source}`, patch: file, say: () => undefined });
+  const plan = planCells(loaded.study, { variants: [], model: "sc", strategy: null, bounds: {} });
+  const wanted = plan.filter(({ scenario }) => scenarios.includes(scenario));
+  const options = { workers: 2, allSteps: false, signal: new AbortController().signal, resume: null };
+  const { cells } = await runCells(loaded, wanted, options);
+  return cells.map(({ variant, scenario, property, verdict, complete, diagram }) => ({
+    diagram,
+    text: `${variant} ${scenario} ${property} ${verdict}${complete ? "" : " incomplete"}`,
+  }));
+}
+
+test.skipIf(missing !== null)(
+  "gpc-refresh on Linux 6.1: isolation holds and a storm starves; without the retry isolation fails",
+  { timeout: 900_000 },
+  async () => {
+    const rows = await verdicts("gpc-refresh", NO_RETRY, ["use", "readers", "storm"]);
+    expect(rows.map(({ text }) => text)).toEqual([
+      "D0 use isolation holds",
+      "D0 readers isolation holds",
+      "D0 storm progress fails",
+      "patched use isolation fails",
+      "patched readers isolation fails",
+      "patched storm progress holds",
+    ]);
+    expect(rows[2]?.diagram).toContain("pfncache.c");
+    expect(rows[3]?.diagram).toMatch(/^ 213: write_lock\(&gpc->lock\)/m);
+  },
+);
+
+test.skipIf(missing !== null)(
+  "TDP faults on Linux 6.1: they hold; with a plain store for the compare-exchange they do not",
+  { timeout: 900_000 },
+  async () => {
+    const rows = await verdicts("tdp-fault", NO_CMPXCHG, ["two-faults", "fault-unmap"]);
+    expect(rows.map(({ text }) => text)).toEqual([
+      "linux two-faults final holds",
+      "linux fault-unmap isolation holds",
+      "patched two-faults final fails",
+      "patched fault-unmap isolation holds",
+    ]);
+    expect(rows[2]?.diagram).toContain("tdp_mmu_set_spte_atomic() tdp_mmu.c");
+  },
+);
