@@ -220,7 +220,8 @@ export class Task {
     this.arenaNext = this.world.arenaStart(this.lane);
     this.arenaTop = this.arenaNext + this.world.arenaBytes;
     this.spawned = 0;
-    if (this.world.comparesStates) this.position = newHash();
+    if (this.position !== null) this.position.fill(0);
+    else if (this.world.comparesStates) this.position = newHash();
     this.local = this.world.makeLocal(this);
     this.op.abandon();
     return this.factory(this);

@@ -16,7 +16,7 @@
 import { assert } from "../assert.ts";
 import { grow } from "../event-log.ts";
 import type { Execution, Failure, Scheduler } from "../execution.ts";
-import { chain, type Hash, newHash } from "../hash.ts";
+import { chain, type Hash, newHash, setHash, storeHash } from "../hash.ts";
 import { type Operation, OpKind } from "../operation.ts";
 import type { Step } from "../schedule.ts";
 import type { Task } from "../task.ts";
@@ -55,6 +55,9 @@ export class GraphExplorer implements Scheduler {
   private canLock = new Int32Array(1024);
   private finished = new Int32Array(1024);
   private edges = new EdgeList();
+  /** By state: 1 while it lies on the path that is being followed. A step to such a state closes a cycle, and every cycle is closed by one. */
+  private isOnPath = new Uint8Array(1024);
+  private hasCycle = false;
   /** The step to make next; -1 for none. */
   private lane = -1;
   private choice = 0;
@@ -82,6 +85,7 @@ export class GraphExplorer implements Scheduler {
       const step = frame.steps[frame.next++];
       if (step === undefined) {
         stack.pop();
+        this.isOnPath[frame.state] = 0;
         continue;
       }
       execution.rollback(frame.length);
@@ -97,7 +101,10 @@ export class GraphExplorer implements Scheduler {
       for (let f = failuresBefore; f < execution.failures.length; f++) {
         if (!hooks.onFailure(execution.failures[f] as Failure, this.path())) return false;
       }
-      if (known >= 0) continue;
+      if (known >= 0) {
+        if (this.isOnPath[known] === 1) this.hasCycle = true;
+        continue;
+      }
       stack.push(this.visit(hooks));
       if (!hooks.onState(this.index.size)) return false;
     }
@@ -107,7 +114,8 @@ export class GraphExplorer implements Scheduler {
   /** Looks for a starving task among `tasks` (all that are no daemons); null when each ends or makes progress in every fair run. */
   findStarvation(): Lasso | null {
     const { tasks } = this.execution.world;
-    if (!this.hasCycle()) return null;
+    // Most programs end whatever happens: then there is nothing to look for.
+    if (!this.hasCycle) return null;
     for (const task of tasks) {
       if (task.daemon) continue;
       const lasso = this.findStarvationOf(task);
@@ -144,7 +152,9 @@ export class GraphExplorer implements Scheduler {
       this.enabled = grow(this.enabled, this.enabled.length * 2);
       this.canLock = grow(this.canLock, this.enabled.length);
       this.finished = grow(this.finished, this.enabled.length);
+      this.isOnPath = grow(this.isOnPath, this.enabled.length);
     }
+    this.isOnPath[state] = 1;
     const steps = this.stepsFrom(state);
     if (steps.length === 0) hooks.onEnd(execution);
     return { state, steps, next: 0, length: execution.events.length };
@@ -183,9 +193,7 @@ export class GraphExplorer implements Scheduler {
     const { heap, world, buffers } = execution;
     const { tasks } = world;
     const memory = heap.hash as Hash;
-    key.fill(0);
-    chain(key, memory[0] as number, memory[1] as number);
-    chain(key, memory[2] as number, memory[3] as number);
+    setHash(key, memory);
     for (let t = 0; t < tasks.length; t++) {
       const task = tasks[t] as Task;
       const { position } = task;
@@ -207,12 +215,6 @@ export class GraphExplorer implements Scheduler {
   }
 
   // --- fair cycles ---------------------------------------------------------------------------------------------
-
-  /** Most programs end whatever happens: then there is nothing to look for. */
-  private hasCycle(): boolean {
-    const all = (): boolean => true;
-    return this.lanesByComponent(components(this.index.size, this.edges.forward(), all), all).size > 0;
-  }
 
   private findStarvationOf(task: Task): Lasso | null {
     const { edges } = this;
@@ -386,7 +388,7 @@ class StateIndex {
   add(key: Hash): number {
     const state = this.size++;
     if (state * 4 + 4 > this.keys.length) this.keys = grow(this.keys, this.keys.length * 2);
-    this.keys.set(key, state * 4);
+    storeHash(key, this.keys, state * 4);
     if (this.size * 2 > this.slots.length) this.rehash();
     else this.insert(state);
     return state;
