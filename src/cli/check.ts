@@ -4,16 +4,16 @@ import { type MemoryModel, type Strategy, UsageError } from "../engine/index.ts"
 import { type CheckReport, checkJson, checkText, isAllOk } from "../report/check-text.ts";
 import { checkHtml } from "../report/html.ts";
 import { progressLine } from "../report/progress-text.ts";
-import { loadStudyOnKernel } from "../source/index.ts";
 import { type PlannedCell, planCells, type StopReason } from "../studies/cells.ts";
 import { Checkpoint, checkpointKey } from "../studies/checkpoint.ts";
-import { faultInStudy, type LoadedStudy, loadStudy } from "../studies/load.ts";
+import { faultInStudy, type LoadedStudy } from "../studies/load.ts";
 import { type Running, runCells, type StudyRun } from "../studies/run.ts";
 import { writeJson } from "./json.ts";
+import { flagWords, loadStudyFor, type OnKernelFlags } from "./on-kernel.ts";
 import type { Terminal } from "./terminal.ts";
 import { racewalkVersion } from "./version.ts";
 
-export interface CheckCommandOptions {
+export interface CheckCommandOptions extends OnKernelFlags {
   readonly variant?: readonly string[];
   readonly model?: MemoryModel;
   readonly strategy?: Strategy;
@@ -27,10 +27,6 @@ export interface CheckCommandOptions {
   readonly workers?: number;
   readonly checkpoint?: string;
   readonly allSteps?: true;
-  /** `kernel:DIR`: the study runs on that kernel's own source. */
-  readonly on?: string;
-  readonly headers?: string;
-  readonly patch?: string;
   /** A file to write the report to as well. */
   readonly html?: string;
   readonly json?: true;
@@ -45,13 +41,12 @@ const LOOKS_MAX = 50;
 /** @returns 0 when every verdict is as expected, 1 otherwise */
 export async function checkCommand(name: string, options: CheckCommandOptions, terminal: Terminal): Promise<number> {
   const start = performance.now();
-  const loaded =
-    options.on === undefined ? await loadStudy(name) : await loadOnKernel(name, options.on, options, terminal);
+  const loaded = await loadStudyFor(name, options, terminal);
   const plan = planHere(loaded, options);
   const run = await runWatched(loaded, plan, options, terminal);
   const seconds = (performance.now() - start) / 1000;
   const peakRssBytes = process.resourceUsage().maxRSS * 1024;
-  const report: CheckReport = { study: loaded.study, name, seconds, peakRssBytes, ...run };
+  const report: CheckReport = { study: loaded.study, name, flags: flagWords(options), seconds, peakRssBytes, ...run };
   if (options.html !== undefined) writeHtml(options.html, report);
   if (options.json) writeJson(checkJson(report), terminal);
   else terminal.result(checkText(report, terminal.paint));
@@ -61,20 +56,6 @@ export async function checkCommand(name: string, options: CheckCommandOptions, t
     terminal.say(`racewalk: ${name}: ${why}; the result is incomplete${next}`);
   }
   return isAllOk(report) ? 0 : 1;
-}
-
-async function loadOnKernel(
-  name: string,
-  on: string,
-  { headers, patch }: CheckCommandOptions,
-  terminal: Terminal,
-): Promise<LoadedStudy> {
-  const say = (text: string): void => {
-    if (terminal.showsProgress) terminal.progress(text);
-    else terminal.say(text);
-  };
-  const given = { ...(headers === undefined ? {} : { headers }), ...(patch === undefined ? {} : { patch }) };
-  return await loadStudyOnKernel(name, { on, ...given, say });
 }
 
 /** @throws UsageError when the file cannot be written */

@@ -170,6 +170,9 @@ function addReplay(racewalk: Command, handlers: Handlers): void {
     .argument("<study>", "the id of a study, or the path of a study file (.ts)")
     .requiredOption("--variant <name>", "the variant")
     .requiredOption("--schedule <schedule>", "which execution, as in use:sc/a3b2")
+    .option("--on <body>", "kernel:DIR, as it was given to check")
+    .option("--headers <dir>", "with --on, as it was given to check")
+    .option("--patch <file>", "with --on, as it was given to check")
     .option("--json", "one JSON document on standard output")
     .addHelpText("after", REPLAY_HELP)
     .action((study: string, options: ReplayCommandOptions) => handlers.replay(study, options));

@@ -11,6 +11,8 @@ export interface CheckReport {
   readonly study: Study;
   /** What the user typed for it: an id or a path. */
   readonly name: string;
+  /** What else a command must say to be about the same programs. */
+  readonly flags?: readonly string[];
   readonly cells: readonly CellReport[];
   readonly stopped: StopReason | null;
   readonly seconds: number;
@@ -138,7 +140,7 @@ function lengthOf(cell: CellReport): number {
   return cell.diagram?.split("\n").length ?? 0;
 }
 
-function race({ name, study }: CheckReport, cell: CellReport, paint: Paint): string[] {
+function race({ name, study, flags = [] }: CheckReport, cell: CellReport, paint: Paint): string[] {
   const { variant, scenario, model, property, because } = cell;
   const how = cell.expected === null ? "" : cell.ok ? ", as expected" : ", which is not expected";
   return [
@@ -150,14 +152,14 @@ function race({ name, study }: CheckReport, cell: CellReport, paint: Paint): str
     "",
     ...(cell.diagram ?? "").split("\n"),
     "",
-    ...replayCommand(name, variant, cell.replay ?? ""),
+    ...replayCommand([name, ...flags], variant, cell.replay ?? ""),
   ];
 }
 
 /** The line that reproduces a failure. */
-function replayCommand(name: string, variant: string, schedule: string): string[] {
+function replayCommand(study: readonly string[], variant: string, schedule: string): string[] {
   return shellCommand([
-    ["racewalk", "replay", name],
+    ["racewalk", "replay", ...study],
     ["--variant", variant],
     ["--schedule", schedule],
   ]);

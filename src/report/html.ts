@@ -73,9 +73,9 @@ function verdictTable(cells: readonly CellReport[]): string {
 
 /** A race's section, and its data for the stepper. */
 function raceOf(report: CheckReport, cell: CellReport, id: string, folder: string): { html: string; data: object } {
-  const { study, name } = report;
+  const { study, name, flags = [] } = report;
   const { variant, scenario, property, model, replay } = cell;
-  const command = `racewalk replay ${shellWord(name)} --variant ${shellWord(variant)} --schedule ${shellWord(replay ?? "")}`;
+  const command = `racewalk replay ${[name, ...flags].map(shellWord).join(" ")} --variant ${shellWord(variant)} --schedule ${shellWord(replay ?? "")}`;
   const html = `<section class="race">
 <h2>${text(variant)}: ${text(property)} fails</h2>
 <p>${text(study.variants[variant] ?? "")}; scenario ${text(scenario)} under ${model}. ${text(cell.because)}</p>

@@ -21,7 +21,7 @@ import type { KernelTree } from "./tree.ts";
 import { type BuiltUnit, buildUnit, sha, type UnitContext } from "./unit.ts";
 
 /** First address of the module's data: the first object that set-up allocates lies there. */
-export const DATA_START = 6144;
+const DATA_START = 6144;
 
 export interface BuildOptions {
   /** A .config to use instead of the one of the headers. */

@@ -28,7 +28,7 @@ export interface OnKernelOptions {
 const SEARCH_MS = 30_000;
 
 /** The folder of `kernel:DIR`. */
-export function kernelFolder(on: string): string {
+function kernelFolder(on: string): string {
   const folder = /^kernel:(.+)$/.exec(on)?.[1];
   if (folder === undefined) throw new UsageError(`--on ${on}: must be kernel:DIR, the folder of a kernel source tree`);
   return folder;

@@ -19,7 +19,7 @@ import type { Toolchain } from "./toolchain.ts";
 const run = promisify(execFile);
 
 /** Sites of a unit: more than the largest file of the kernel needs. */
-export const SITES_A_UNIT = 0x10000;
+const SITES_A_UNIT = 0x10000;
 
 /** Structures whose fields reports name, beside those of global variables. */
 const STRUCTS = [
