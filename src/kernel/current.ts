@@ -5,7 +5,7 @@
  * in the task and not in shared memory. From it come the checks that lockdep and might_sleep() make: a lock released by
  * somebody else, sleeping in atomic context, an inverted lock order, a lock still held at the end.
  */
-import { assertThat, type Task, UsageError, Violation, type World } from "../engine/index.ts";
+import { assertThat, type Cell, type Task, UsageError, Violation, type World } from "../engine/index.ts";
 import type { LockUsage } from "./lock-usage.ts";
 
 /** How a held lock was taken. */
@@ -36,6 +36,8 @@ export class Current {
   inInterrupt = false;
   /** Open rcu_read_lock() sections. */
   rcuDepth = 0;
+  /** The CPU, where a scenario has several threads share one (preempt.ts). */
+  sharedCpu: Cell | null = null;
   private readonly held: Held[] = [];
   private readonly order: LockOrder;
   private readonly usage: LockUsage;
@@ -59,7 +61,7 @@ export class Current {
       this.usage.note(lock.name, as, this.inInterrupt ? "interrupt" : "interruptible", this.task.name);
     }
     this.held.push({ lock, as, atomic });
-    if (atomic && this.preemptCount++ === 0) this.task.world.clock?.enter("preempt-off");
+    if (atomic) this.preemptOff();
   }
 
   /** Notes that a lock is about to be released. @throws Violation when it is not held that way */
@@ -68,7 +70,21 @@ export class Current {
     if (at < 0)
       throw new Violation("lock-imbalance", `${lock.name} is released by ${this.task.name}, which does not hold it`);
     const [held] = this.held.splice(at, 1) as [Held];
-    if (held.atomic && --this.preemptCount === 0) this.task.world.clock?.leave("preempt-off");
+    if (held.atomic) this.preemptOn();
+  }
+
+  /** Preemption is off from here on; true when it was on. */
+  preemptOff(): boolean {
+    const wasOn = this.preemptCount++ === 0;
+    if (wasOn) this.task.world.clock?.enter("preempt-off");
+    return wasOn;
+  }
+
+  /** One reason less; true when none is left. */
+  preemptOn(): boolean {
+    const isOn = --this.preemptCount === 0;
+    if (isOn) this.task.world.clock?.leave("preempt-off");
+    return isOn;
   }
 
   holds(lock: Lockable, as?: HeldAs): boolean {

@@ -6,7 +6,7 @@
  *
  * The page is marked dirty after W is there. In between, a log may be fetched that does not have the page: it protects the page again, and the bit
  * that is set late is in the next log. Were the bit set first, that log would take it, and the write that follows would be in none.
- * Stands for fast_page_fault() of 6.12 and 7.2, over the TDP MMU.
+ * Stands for fast_page_fault() of 6.12 and 7.2, over the TDP MMU; shadow/fault.ts has it over direct shadow pages.
  */
 import { type Cell, compareExchange, load, orU64, type Steps, sameU64, type U64 } from "../engine/index.ts";
 import { rcuReadLock, rcuReadUnlock } from "../kernel/index.ts";
@@ -30,7 +30,7 @@ import type { Vcpu } from "./vcpu.ts";
 const FAST_PF_RETRIES_MAX = 4;
 
 /** page_fault_can_be_fast(): a write to a present entry; or, without A/D bits, an entry that may only be access-tracked. */
-function pageFaultCanBeFast(layout: SpteLayout, fault: KvmPageFault): boolean {
+export function pageFaultCanBeFast(layout: SpteLayout, fault: KvmPageFault): boolean {
   if (errorBit(fault.errorCode, PFERR_RSVD)) return false;
   return fault.present ? fault.write : !layout.adEnabled;
 }
@@ -83,8 +83,20 @@ function* tryFastPageFault(vcpu: Vcpu, fault: KvmPageFault): Steps<FastOutcome> 
     level = iter.level;
   }
   const outcome = (result: RetPf): FastOutcome => ({ result, sptep, oldSpte: spte });
-  if (!isShadowPresentPte(spte) || !isLastSpte(spte, level)) return outcome("invalid");
-  if (isAccessAllowed(layout, fault, spte)) return outcome("spurious");
+  const newSpte = fastFixedSpte(layout, fault, spte, level);
+  if (typeof newSpte === "string") return outcome(newSpte);
+  return outcome((yield* fastPfFixDirectSpte(vcpu, fault, sptep, spte, newSpte)) ? "fixed" : "retry");
+}
+
+/** The part of fast_page_fault() that both MMUs have: what the entry is to become, or why it stays. */
+export function fastFixedSpte(
+  layout: SpteLayout,
+  fault: KvmPageFault,
+  spte: U64,
+  level: number,
+): U64 | "invalid" | "spurious" {
+  if (!isShadowPresentPte(spte) || !isLastSpte(spte, level)) return "invalid";
+  if (isAccessAllowed(layout, fault, spte)) return "spurious";
   let newSpte = spte;
   if (!layout.adEnabled && isAccessTrackSpte(layout, spte)) {
     // 7.2 keeps the A bit in software, and this is an access.
@@ -94,10 +106,9 @@ function* tryFastPageFault(vcpu: Vcpu, fault: KvmPageFault): Steps<FastOutcome> 
   if (fault.write && isMmuWritableSpte(layout, spte)) {
     newSpte = orU64(newSpte, PT_WRITABLE_MASK);
     // Only one 4K page would be logged as dirty: a huge page has to be split first.
-    if (level > PG_LEVEL_4K && fault.slot !== null && kvmSlotDirtyTrackEnabled(fault.slot)) return outcome("invalid");
+    if (level > PG_LEVEL_4K && fault.slot !== null && kvmSlotDirtyTrackEnabled(fault.slot)) return "invalid";
   }
-  if (sameU64(newSpte, spte) || !isAccessAllowed(layout, fault, newSpte)) return outcome("invalid");
-  return outcome((yield* fastPfFixDirectSpte(vcpu, fault, sptep, spte, newSpte)) ? "fixed" : "retry");
+  return sameU64(newSpte, spte) || !isAccessAllowed(layout, fault, newSpte) ? "invalid" : newSpte;
 }
 
 /** fast_pf_fix_direct_spte(): false when the entry is no longer what it was. */

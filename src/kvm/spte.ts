@@ -112,11 +112,12 @@ export function isAccessAllowed(
  * spte_has_volatile_bits() (6.12), spte_needs_atomic_update() (7.2): may the entry change under whoever holds mmu_lock: by a fast page fault that gives
  * rights back, by the hardware setting A or D, or by aging? A change to such an entry must fetch the old value in the same step as it
  * writes the new one. 7.2 ages without mmu_lock, so it counts every entry without A/D bits; and it does not mind losing an A bit.
+ * @param adDisabled entries without A/D bits count at all times
  */
-export function spteHasVolatileBits(layout: SpteLayout, spte: U64): boolean {
+export function spteHasVolatileBits(layout: SpteLayout, spte: U64, adDisabled = layout.kernel === "7.2"): boolean {
   const writable = isWritablePte(spte);
   if (!writable && isMmuWritableSpte(layout, spte)) return true;
-  if (!spteAdEnabled(layout, spte)) return layout.kernel === "7.2" || isAccessTrackSpte(layout, spte);
+  if (!spteAdEnabled(layout, spte)) return adDisabled || isAccessTrackSpte(layout, spte);
   if (layout.kernel === "6.12" && !isAccessedSpte(layout, spte)) return true;
   return writable && !isDirtySpte(layout, spte);
 }

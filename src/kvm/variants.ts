@@ -23,6 +23,11 @@ export type RootZap = "per-level" | "two-passes" | "one-pass";
 /** How unlinked shadow pages are freed (kvm/shadow/free-designs.ts); Linux: sync. */
 export type ShadowFree = "sync" | "flagged" | "rcu" | "ipi-all" | "capped-sync" | "capped-parked";
 
+/**
+ * How aging walks the reverse maps of 7.2, which does not hold mmu_lock (kvm/shadow/age-designs.ts); Linux: bit-lock. Not for 6.12, which holds it.
+ */
+export type RmapAging = "bit-lock" | "bare" | "recheck" | "preemptible" | "early-unlock" | "ad-only" | "plain-mark";
+
 export interface KvmVariants {
   readonly kernel: KernelVersion;
   readonly paging: Paging;
@@ -33,6 +38,14 @@ export interface KvmVariants {
   readonly shadowFree: ShadowFree;
   /** Of the capped designs: how many shadow pages may wait for a grace period. */
   readonly shadowFreeCap: number;
+  readonly rmapAging: RmapAging;
+  /** Whether pte_list_add() takes the lock bit of a reverse map that is not empty (Linux 7.2). */
+  readonly rmapAddLocks: boolean;
+  /**
+   * Shadow MMU of 7.2: whoever changes an entry without A/D bits exchanges it, always (Linux), or only where 6.12 would: while it is access-tracked, or
+   * MMU-writable and not writable.
+   */
+  readonly adDisabledVolatile: boolean;
   /** Whether the TDP MMU's reference of an invalidated root is given back when the root has been zapped (Linux), or before. */
   readonly rootPut: "after-zap" | "before-zap";
   /** Entries of a table that is unlinked under mmu_lock held for read are frozen (Linux), or only zapped. */
@@ -71,6 +84,9 @@ export const LINUX_7_2: KvmVariants = {
   rootZap: "per-level",
   shadowFree: "sync",
   shadowFreeCap: Number.POSITIVE_INFINITY,
+  rmapAging: "bit-lock",
+  rmapAddLocks: true,
+  adDisabledVolatile: true,
   rootPut: "after-zap",
   freezesEntries: true,
   writesBack: false,

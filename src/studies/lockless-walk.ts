@@ -17,7 +17,6 @@
  * Source: LKML, M. Tosatti to X. Guangrong, 2013-10-07, on "KVM: MMU: allow locklessly access shadow pagetable out of vcpu thread".
  */
 import {
-  type Cell,
   clearU64,
   compareExchange,
   fence,
@@ -25,97 +24,27 @@ import {
   type MemoryModel,
   type Program,
   program,
-  runSequentially,
   type Steps,
   store,
   type Task,
-  type World,
 } from "../engine/index.ts";
-import {
-  current,
-  Kernel,
-  kthread,
-  Mm,
-  PageFrames,
-  PROT_READ,
-  PROT_WRITE,
-  rcuReadLock,
-  rcuReadUnlock,
-  rcuThread,
-  writeLock,
-  writeUnlock,
-} from "../kernel/index.ts";
-import { Kvm } from "../kvm/kvm.ts";
+import { current, kthread, rcuReadLock, rcuReadUnlock, rcuThread, writeLock, writeUnlock } from "../kernel/index.ts";
 import { assertBacklog } from "../kvm/shadow/free-designs.ts";
 import { rmapLock, rmapUnlock, spteAt } from "../kvm/shadow/rmap.ts";
-import type { ShadowMmu } from "../kvm/shadow/shadow-mmu.ts";
-import { gfnToRmap } from "../kvm/shadow/slot-arch.ts";
 import { rmapWriteProtect } from "../kvm/shadow/spte-change.ts";
-import { commitZapPage, prepareZapPage } from "../kvm/shadow/zap.ts";
 import { isShadowPresentPte, isWritablePte } from "../kvm/spte.ts";
-import { type KvmVariants, LINUX_7_2 } from "../kvm/variants.ts";
-import { kvmArchVcpuIoctlRun } from "../kvm/vcpu.ts";
-import { Vm } from "../kvm/vm.ts";
-import {
-  type Gfn,
-  gfn,
-  hva,
-  Interrupts,
-  interruptHandler,
-  maskInterrupts,
-  PAGE_SIZE,
-  PT_WRITABLE_MASK,
-  touch,
-  unmaskInterrupts,
-} from "../machine/index.ts";
+import type { KvmVariants } from "../kvm/variants.ts";
+import { interruptHandler, maskInterrupts, PT_WRITABLE_MASK, unmaskInterrupts } from "../machine/index.ts";
+import { makeShadowScene, rmapOf, type ShadowScene, zapPagesOf } from "./shadow-scene.ts";
 import { cell, type Expected, type StudyCell, study } from "./study.ts";
-
-const BASE = hva(0x10000000);
-/** Frame 0, and one in another 2M, so that each has a page of its own. */
-const FRAMES = 513;
 
 /** That of the ioctl's thread, and that of the thread that zaps. */
 const CPUS = 2;
 
-interface Scene {
-  readonly world: World;
-  readonly vm: Vm;
-  readonly shadow: ShadowMmu;
-}
-
-function makeScene(world: World, variants: Partial<KvmVariants>, mapped: readonly number[]): Scene {
-  const mm = new Mm(world, new PageFrames(world), BASE, FRAMES);
-  for (const n of mapped) {
-    const at = hva(BASE + n * PAGE_SIZE);
-    mm.addVma(at, hva(at + PAGE_SIZE), PROT_READ | PROT_WRITE);
-    mm.populate(at, `page ${n}`);
-  }
-  const kvm = new Kvm(world, new Kernel(world), mm, { ...LINUX_7_2, ...variants });
-  Object.assign(kvm.params, { tdpMmu: false });
-  const vm = new Vm(kvm, new Interrupts(world, CPUS));
-  kvm.memslots.addDuringSetup({ id: 0, baseGfn: gfn(0), npages: FRAMES, userspaceAddr: BASE, flags: 0 });
-  // Its thread is the one that zaps.
-  const vcpu = vm.addVcpu(1);
-  runSequentially(world, 1, "vcpu0", () => {
-    vcpu.reset();
-    return kvmArchVcpuIoctlRun(
-      vcpu,
-      mapped.map((frame) => touch(frame, "write")),
-    );
-  });
-  return { world, vm, shadow: vm.shadow as ShadowMmu };
-}
-
-function rmapOf({ vm, world }: Scene, frame: number): Cell {
-  const { memslots } = vm.kvm;
-  const slot = memslots.slotsOf(memslots.setAt(memslots.active.value))[0] as ReturnType<typeof memslots.slotAt>;
-  return gfnToRmap(world, slot, frame as Gfn, 1);
-}
-
 // --- the walker ------------------------------------------------------------------------------------------------------
 
 /** r4, r5: takes W away from the entry that maps the frame. */
-function* writeProtectLockless(scene: Scene, frame: number): Steps<void> {
+function* writeProtectLockless(scene: ShadowScene, frame: number): Steps<void> {
   const sptep = yield* load(rmapOf(scene, frame));
   if (sptep === 0) return;
   const entry = spteAt(scene.world, sptep);
@@ -125,9 +54,9 @@ function* writeProtectLockless(scene: Scene, frame: number): Steps<void> {
   }
 }
 
-type Walker = (scene: Scene, frames: readonly number[]) => Steps<void>;
+type Walker = (scene: ShadowScene, frames: readonly number[]) => Steps<void>;
 
-function* walkAll(scene: Scene, frames: readonly number[]): Steps<void> {
+function* walkAll(scene: ShadowScene, frames: readonly number[]): Steps<void> {
   for (const frame of frames) yield* writeProtectLockless(scene, frame);
 }
 
@@ -201,19 +130,10 @@ const WALKERS: Readonly<Record<WalkerName, Walker>> = {
 
 // --- the zapper ------------------------------------------------------------------------------------------------------
 
-/** What flooding, recycling or a root's end do: the pages that map the frames go, each in a batch of its own. */
-function* zap({ world, vm, shadow }: Scene, frames: readonly number[], backlog: number | null): Steps<void> {
-  yield* writeLock(vm.kvm.mmuLock);
-  for (const frame of frames) {
-    const head = yield* load(rmapOf({ world, vm, shadow }, frame));
-    // The walker may have its lock bit.
-    const sptep = head - (head % 8);
-    const list: Parameters<typeof commitZapPage>[1] = [];
-    yield* prepareZapPage(shadow, shadow.pages.ofEntry(sptep), list);
-    yield* commitZapPage(shadow, list);
-    if (backlog !== null) yield* assertBacklog(shadow, backlog);
-  }
-  yield* writeUnlock(vm.kvm.mmuLock);
+function zap(scene: ShadowScene, frames: readonly number[], backlog: number | null): Steps<void> {
+  return zapPagesOf(scene, frames, function* () {
+    if (backlog !== null) yield* assertBacklog(scene.shadow, backlog);
+  });
 }
 
 // --- designs ---------------------------------------------------------------------------------------------------------
@@ -264,15 +184,16 @@ const BACKLOG = 1;
 
 function walkProgram(name: string, design: string, frames: readonly number[], backlog: number | null): Program {
   const { walker, variants } = DESIGNS[design] as Design;
-  const tasks: Record<string, (scene: Scene) => Steps<unknown>> = {
+  const tasks: Record<string, (scene: ShadowScene) => Steps<unknown>> = {
     ioctl: (scene) => kthread(scene.world, WALKERS[walker](scene, frames)),
     zap: (scene) => kthread(scene.world, zap(scene, frames, backlog)),
     irq0: ({ vm, world }) => interruptHandler(vm.interrupts, 0, world.tasks[0] as Task),
     rcu: ({ vm }) => rcuThread(vm.kvm.kernel.rcu),
   };
-  return program<Scene>({
+  return program<ShadowScene>({
     name: `lockless-walk ${design} ${name}`,
-    setup: (world) => makeScene(world, variants, frames),
+    // The vCPU's thread is the one that zaps.
+    setup: (world) => makeShadowScene(world, { variants, frames, mapped: frames, vcpu: 1, cpus: CPUS }),
     tasks,
     daemons: Object.keys(tasks).slice(2),
   });

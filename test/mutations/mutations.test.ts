@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { MUTATIONS, type Mutation } from "./mutations.ts";
+import { RMAP_MUTATIONS } from "./rmap-mutations.ts";
 import { ZAP_MUTATIONS } from "./zap-mutations.ts";
 
 const ROOT = join(import.meta.dirname, "../..");
@@ -49,7 +50,7 @@ function runUnchanged(mutation: Mutation): Outcome {
 }
 
 describe("undoing it is noticed", () => {
-  test.each([...MUTATIONS, ...ZAP_MUTATIONS].map((mutation, n) => ({ ...mutation, n })))(
+  test.each([...MUTATIONS, ...ZAP_MUTATIONS, ...RMAP_MUTATIONS].map((mutation, n) => ({ ...mutation, n })))(
     "$name",
     ({ n, ...mutation }) => {
       const before = runUnchanged(mutation);

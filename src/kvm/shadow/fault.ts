@@ -10,25 +10,18 @@
  *
  * Stands for these functions and fast_page_fault() of 6.12 and 7.2.
  */
-import { compareExchange, load, orU64, type Steps, sameU64, type U64, U64_ZERO } from "../../engine/index.ts";
+import { compareExchange, load, type Steps, sameU64, type U64, U64_ZERO } from "../../engine/index.ts";
 import { putPage, writeLock, writeUnlock } from "../../kernel/index.ts";
-import {
-  type Gva,
-  PFERR_PRESENT,
-  PFERR_RSVD,
-  PFERR_WRITE,
-  PG_LEVEL_4K,
-  PT_WRITABLE_MASK,
-} from "../../machine/index.ts";
+import { type Gva, PFERR_PRESENT, PFERR_RSVD, PFERR_WRITE } from "../../machine/index.ts";
 import { markPageDirtyInSlot } from "../dirty-log.ts";
 import { kvmInjectEmulatedPageFault } from "../exception.ts";
+import { fastFixedSpte, pageFaultCanBeFast } from "../fast-page-fault.ts";
 import { walkAddr } from "../guest-walk.ts";
-import { kvmSlotDirtyTrackEnabled } from "../huge-page.ts";
 import { gfnToMemslot } from "../memslots.ts";
 import { kvmMmuFaultinPfn } from "../mmu.ts";
 import { mmuInvalidateRetryGfn } from "../mmu-notifier.ts";
 import { errorBit, type KvmPageFault, type RetPf } from "../page-fault.ts";
-import { isAccessAllowed, isLastSpte, isMmuWritableSpte, isShadowPresentPte } from "../spte.ts";
+import { isWritablePte } from "../spte.ts";
 import type { Vcpu } from "../vcpu.ts";
 import { directMap, type FetchTarget, fetch } from "./fetch.ts";
 import { isObsoleteShadowRoot } from "./roots.ts";
@@ -125,9 +118,9 @@ interface FastOutcome {
   readonly newSpte: U64;
 }
 
-/** fast_page_fault(), over direct shadow pages: gives W back where only dirty logging took it away, in a lockless walk. */
+/** fast_page_fault(), over direct shadow pages: gives back what dirty logging or aging took away, in a lockless walk. */
 function* shadowFastPageFault(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault): Steps<RetPf> {
-  if (errorBit(fault.errorCode, PFERR_RSVD) || !fault.present || !fault.write) return "invalid";
+  if (!pageFaultCanBeFast(shadow.layout, fault)) return "invalid";
   yield* walkShadowPageLocklessBegin(vcpu);
   let outcome = yield* tryShadowFastPageFault(vcpu, shadow, fault);
   for (let tries = 0; outcome.result === "retry" && tries < FAST_PF_RETRIES_MAX; tries++) {
@@ -156,13 +149,11 @@ function* tryShadowFastPageFault(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFa
   if (last === null) return { result: "invalid", sptep: null, oldSpte: U64_ZERO, newSpte: U64_ZERO };
   const { sptep, spte, level } = last;
   const outcome = (result: RetPf, newSpte = spte): FastOutcome => ({ result, sptep, oldSpte: spte, newSpte });
-  if (!isShadowPresentPte(spte) || !isLastSpte(spte, level)) return outcome("invalid");
-  if (isAccessAllowed(layout, fault, spte)) return outcome("spurious");
-  if (!isMmuWritableSpte(layout, spte)) return outcome("invalid");
-  // Only one 4K page would be logged as dirty: a huge page has to be split first.
-  if (level > PG_LEVEL_4K && fault.slot !== null && kvmSlotDirtyTrackEnabled(fault.slot)) return outcome("invalid");
-  const writable = orU64(spte, PT_WRITABLE_MASK);
-  if (!sameU64(yield* compareExchange(sptep, spte, writable), spte)) return outcome("retry");
-  if (fault.slot !== null) yield* markPageDirtyInSlot(shadow.kvm, fault.slot, fault.gfn, vcpu.dirtyRing);
+  const fixed = fastFixedSpte(layout, fault, spte, level);
+  if (typeof fixed === "string") return outcome(fixed);
+  if (!sameU64(yield* compareExchange(sptep, spte, fixed), spte)) return outcome("retry");
+  const becomesWritable = isWritablePte(fixed) && !isWritablePte(spte);
+  if (becomesWritable && fault.slot !== null)
+    yield* markPageDirtyInSlot(shadow.kvm, fault.slot, fault.gfn, vcpu.dirtyRing);
   return outcome("fixed", yield* load(sptep));
 }

@@ -16,12 +16,12 @@ import { gfnToMemslot, type KvmMemorySlot } from "../memslots.ts";
 import type { GfnRange } from "../mmu-ops.ts";
 import { kvmFlushRemoteTlbs } from "../requests.ts";
 import { roleIsDirect } from "../role.ts";
-import { isAccessedSpte } from "../spte.ts";
+import { ageRmap } from "./age-designs.ts";
 import { spLevel } from "./page.ts";
-import { rmapEntries, rmapLock, rmapUnlock, spteAt } from "./rmap.ts";
+import { rmapEntries, spteAt } from "./rmap.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 import { gfnToRmap } from "./slot-arch.ts";
-import { clearAccessed, dropSpte, kvmZapAllRmapSptes, rmapWriteProtect } from "./spte-change.ts";
+import { dropSpte, kvmZapAllRmapSptes, rmapWriteProtect } from "./spte-change.ts";
 
 function hasRmaps(slot: KvmMemorySlot | null): slot is KvmMemorySlot {
   return slot !== null && slot.gfn_write_track.value !== 0;
@@ -60,23 +60,6 @@ export function* ageRmaps(shadow: ShadowMmu, range: GfnRange, test: boolean): St
     if (yield* ageRmap(shadow, head, test)) young = true;
     if (young && test) break;
   }
-  return young;
-}
-
-function* ageRmap(shadow: ShadowMmu, head: ReturnType<typeof gfnToRmap>, test: boolean): Steps<boolean> {
-  // An empty map is not even locked.
-  if ((yield* load(head)) === 0) return false;
-  const value = yield* rmapLock(head, shadow.gfnRmaps);
-  let young = false;
-  for (const addr of rmapEntries(shadow.world, value)) {
-    const sptep = spteAt(shadow.world, addr);
-    const spte = yield* load(sptep);
-    if (!isAccessedSpte(shadow.layout, spte)) continue;
-    young = true;
-    if (test) break;
-    yield* clearAccessed(shadow, sptep, spte);
-  }
-  yield* rmapUnlock(head, shadow.gfnRmaps, value, false);
   return young;
 }
 

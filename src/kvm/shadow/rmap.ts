@@ -11,7 +11,7 @@
  *
  * An entry that is taken out leaves a hole, which the last entry of the first descriptor fills. A head with many stays one when a single entry
  * is left. Everything is done under mmu_lock held for write. From 6.15 on, aging walks the reverse maps of guest frames without it: bit 1 of the
- * head is a lock that every change takes, too (variant `rmapLock`).
+ * head is a lock that every change takes, too. An empty head is never locked: nobody can walk it, and who fills it holds mmu_lock.
  *
  * Stands for struct kvm_rmap_head, pte_list_add(), pte_list_remove(), rmap_get_first(), kvm_rmap_lock() of 6.12 and 7.2. The caches that
  * descriptors come from are not modelled.
@@ -44,6 +44,8 @@ type Desc = View<typeof FIELDS>;
 /** Whether heads have a lock bit. Parents' heads have none. */
 export interface RmapOptions {
   readonly locked: boolean;
+  /** Variant: pte_list_add() changes a head that may be locked. */
+  readonly addsUnlocked?: boolean;
 }
 
 function isMany(value: number): boolean {
@@ -59,26 +61,29 @@ function descAt(world: World, value: number): Desc {
   return DESC.at(world, addressOf(value));
 }
 
+const UNLOCKED: RmapOptions = { locked: false };
 const isUnlocked = (value: number): boolean => Math.floor(value / LOCKED) % 2 === 0;
-const withLock = (value: number): number => value + LOCKED;
+const withLock = (value: number): number => (value === 0 ? 0 : value + LOCKED);
 
 /**
- * kvm_rmap_lock(): the head's value without the lock bit. An empty head need not be locked by who only walks.
+ * kvm_rmap_lock(), kvm_rmap_lock_readonly(): the head's value without the lock bit. An empty head is not locked, also where it becomes empty while one waits.
  * @param options heads without a lock bit are only read
  */
 export function* rmapLock(head: Cell, options: RmapOptions): Steps<number> {
-  if (!options.locked) return yield* load(head);
+  const value = yield* load(head);
+  if (!options.locked || value === 0) return value;
   return yield* acquire(head, isUnlocked, withLock, `kvm_rmap_lock(${head.name})`);
 }
 
-/** kvm_rmap_unlock(): publishes the new value. */
+/** kvm_rmap_unlock(): publishes the new value; an empty head that stays so was not locked. */
 export function* rmapUnlock(head: Cell, options: RmapOptions, value: number, changed: boolean): Steps<void> {
-  if (options.locked || changed) yield* store(head, value, options.locked ? `kvm_rmap_unlock(${head.name})` : "");
+  if (changed || (options.locked && value !== 0))
+    yield* store(head, value, options.locked ? `kvm_rmap_unlock(${head.name})` : "");
 }
 
 /** pte_list_add(): returns how many entries there were before. */
 export function* pteListAdd(world: World, head: Cell, options: RmapOptions, sptep: number): Steps<number> {
-  const value = yield* rmapLock(head, options);
+  const value = yield* rmapLock(head, options.addsUnlocked === true ? UNLOCKED : options);
   if (value === 0) {
     yield* rmapUnlock(head, options, sptep, true);
     return 0;
@@ -141,7 +146,7 @@ function* removeFrom(world: World, value: number, desc: Desc, index: number): St
   return rest === 0 ? 0 : rest + MANY;
 }
 
-/** for_each_rmap_spte(): the entries' addresses, as the map is now. Under mmu_lock, or with the head locked. */
+/** for_each_rmap_spte(): the entries' addresses, as the map is now. Under mmu_lock. */
 export function rmapEntries(world: World, value: number): number[] {
   const only = addressOf(value);
   if (only === 0) return [];
@@ -152,6 +157,21 @@ export function rmapEntries(world: World, value: number): number[] {
     const count = desc.spte_count.value;
     for (let i = 0; i < count; i++) found.push(desc.sptes(i).value);
     at = desc.more.value;
+  }
+  return found;
+}
+
+/** for_each_rmap_spte_lockless(): the same without mmu_lock. Each read is a step of its own, so that a design without a lock shows what it walks into. */
+export function* rmapEntriesLockless(world: World, value: number): Steps<number[]> {
+  const only = addressOf(value);
+  if (only === 0) return [];
+  if (!isMany(value)) return [only];
+  const found: number[] = [];
+  for (let at = only; at !== 0; ) {
+    const desc = DESC.at(world, at);
+    const count = yield* load(desc.spte_count);
+    for (let i = 0; i < count; i++) found.push(yield* load(desc.sptes(i)));
+    at = yield* load(desc.more);
   }
   return found;
 }
@@ -173,4 +193,24 @@ export function* rmapTakeAll(world: World, head: Cell, options: RmapOptions): St
 
 export function spteAt(world: World, addr: number): Cell<U64> {
   return new Cell<U64>(world, addr, 8, true);
+}
+
+/** Whether a head that nobody is working on has these entries, once each, and no lock; null when it does. For oracles. */
+export function rmapProblem(world: World, head: Cell, wanted: readonly number[]): string | null {
+  const value = head.peek();
+  const problem = (what: string): string => `${head.name} ${what}`;
+  if (!isUnlocked(value)) return problem("stays locked");
+  const found: number[] = value === 0 || isMany(value) ? [] : [value];
+  for (let at = isMany(value) ? addressOf(value) : 0; at !== 0; ) {
+    if (world.deathOf(at) !== null) return problem("leads to a descriptor that is freed");
+    const desc = DESC.at(world, at);
+    const count = desc.spte_count.peek();
+    for (let i = 0; i < count; i++) found.push(desc.sptes(i).peek());
+    at = desc.more.peek();
+  }
+  const missing = wanted.find((addr) => !found.includes(addr));
+  if (missing !== undefined) return problem(`does not have ${world.nameOf(missing)}, a present leaf`);
+  if (new Set(found).size < found.length) return problem("has an entry twice");
+  const stray = found.find((addr) => !wanted.includes(addr));
+  return stray === undefined ? null : problem(`has ${world.nameOf(stray)}, which is no present leaf`);
 }

@@ -38,6 +38,8 @@ export class ShadowMmu {
   readonly pages: ShadowPages;
   /** Guest frames' reverse maps have a lock bit from 6.15 on. */
   readonly gfnRmaps: RmapOptions;
+  /** Entries without A/D bits may change at any time: aging needs no mmu_lock. */
+  readonly adDisabledVolatile: boolean;
   readonly parentRmaps: RmapOptions = { locked: false };
   readonly mmuUnsyncPagesLock: SpinLock;
   readonly activeMmuPages: number;
@@ -71,7 +73,8 @@ export class ShadowMmu {
     this.roles = vm.tdp.roles;
     this.bits = accessBits(this.kernel);
     this.pages = new ShadowPages(world, this.layout, this.roles);
-    this.gfnRmaps = { locked: this.kernel === "7.2" };
+    this.gfnRmaps = { locked: this.kernel === "7.2", addsUnlocked: !kvm.variants.rmapAddLocks };
+    this.adDisabledVolatile = this.kernel === "7.2" && kvm.variants.adDisabledVolatile;
     this.mmuUnsyncPagesLock = new SpinLock(world, "kvm->arch.mmu_unsync_pages_lock");
     const link = (offset: number): string => (offset === 0 ? "next" : "prev");
     this.activeMmuPages = world.allocate(LIST_HEAD_BYTES, "kvm->arch.active_mmu_pages", link);

@@ -13,9 +13,7 @@ import {
   assertThat,
   type Cell,
   clearU64,
-  compareExchange,
   exchange,
-  fetchAnd,
   load,
   type Steps,
   sameU64,
@@ -61,7 +59,7 @@ export function* mmuSpteUpdate(shadow: ShadowMmu, sptep: Sptep, newSpte: U64): S
     yield* mmuSpteSet(sptep, newSpte);
     return false;
   }
-  if (spteHasVolatileBits(layout, oldSpte)) oldSpte = yield* exchange(sptep, newSpte);
+  if (spteHasVolatileBits(layout, oldSpte, shadow.adDisabledVolatile)) oldSpte = yield* exchange(sptep, newSpte);
   else yield* store(sptep, newSpte);
   assertThat(sameFrame(oldSpte, newSpte), "a present leaf SPTE changes its frame", "spte-frame-change");
   if (shadow.kernel === "7.2") return isMmuWritableSpte(layout, oldSpte) && !isMmuWritableSpte(layout, newSpte);
@@ -84,7 +82,8 @@ function sameFrame(a: U64, b: U64): boolean {
 function* mmuSpteClearTrackBits(shadow: ShadowMmu, sptep: Sptep): Steps<U64> {
   const { layout } = shadow;
   let old = yield* load(sptep);
-  if (isShadowPresentPte(old) && spteHasVolatileBits(layout, old)) old = yield* exchange(sptep, layout.nonPresent);
+  const isVolatile = isShadowPresentPte(old) && spteHasVolatileBits(layout, old, shadow.adDisabledVolatile);
+  if (isVolatile) old = yield* exchange(sptep, layout.nonPresent);
   else yield* store(sptep, layout.nonPresent);
   if (isShadowPresentPte(old)) shadow.countPages(spLevel(shadow.pages.ofEntry(sptep.addr)), -1);
   return old;
@@ -132,8 +131,9 @@ export function* rmapAdd(shadow: ShadowMmu, slot: KvmMemorySlot, sptep: Sptep, g
 
 /** kvm_zap_all_rmap_sptes(): true when there were any. */
 export function* kvmZapAllRmapSptes(shadow: ShadowMmu, head: Cell): Steps<boolean> {
-  if ((yield* load(head)) === 0) return false;
-  const sptes = rmapEntries(shadow.world, head.value);
+  const value = yield* load(head);
+  if (value === 0) return false;
+  const sptes = rmapEntries(shadow.world, value);
   for (const addr of sptes) yield* mmuSpteClearTrackBits(shadow, spteAt(shadow.world, addr));
   yield* rmapTakeAll(shadow.world, head, shadow.gfnRmaps);
   return true;
@@ -176,13 +176,4 @@ export function* kvmMmuSlotGfnWriteProtect(
     if (yield* rmapWriteProtect(shadow, gfnToRmap(shadow.world, slot, gfn, level), true)) flush = true;
   }
   return flush;
-}
-
-// --- ages ------------------------------------------------------------------------------------------------------------
-
-/** Clears the A bit of an entry that has it; one compare-exchange where nobody may be kept out. */
-export function* clearAccessed(shadow: ShadowMmu, sptep: Sptep, spte: U64): Steps<void> {
-  const { accessed } = shadow.layout;
-  if (shadow.layout.adEnabled) yield* fetchAnd(sptep, clearU64(u64(0xffffffff, 0xffffffff), accessed));
-  else yield* compareExchange(sptep, spte, clearU64(spte, accessed));
 }
