@@ -8,11 +8,10 @@
  */
 import { check, UsageError } from "../engine/index.ts";
 import type { LoadedStudy } from "../studies/load.ts";
-import { importStudy } from "../studies/load.ts";
 import { buildKernel, cacheFolder } from "./build.ts";
 import { type Image, loadImage } from "./image.ts";
 import { applyPatch } from "./patch.ts";
-import { type KernelStudy, kernelStudy, kernelStudyIds, type RacingPlaces } from "./studies.ts";
+import { type KernelStudy, kernelStudy, kernelStudyIds, type RacingPlaces, studyOn } from "./studies.ts";
 import { type BodyDescription, studyModuleUrl } from "./study-module.ts";
 import { openTree } from "./tree.ts";
 
@@ -49,8 +48,12 @@ export async function loadStudyOnKernel(name: string, options: OnKernelOptions):
     const patched = await buildKernel(tree, { say, patch });
     bodies.push(await bodyOf(definition, "patched", `Linux ${tree.version} with ${options.patch}`, patched.image, say));
   }
-  const source = { name, fileUrl: studyModuleUrl(name, bodies) };
-  return { source, study: await importStudy(source) };
+  const study = studyOn(
+    name,
+    definition,
+    bodies.map(({ image, ...body }) => ({ ...body, image: loadImage(image) })),
+  );
+  return { source: { name, fileUrl: studyModuleUrl(name, bodies) }, study };
 }
 
 async function bodyOf(
