@@ -12,7 +12,7 @@
  * emulator_read_write(), emulator_cmpxchg_emulated(), complete_emulated_mmio() of 6.12 and 7.2, on a processor without decode assists and
  * next-RIP saving.
  */
-import { addU64, type Steps, type U64, U64_ZERO, u64 } from "../engine/index.ts";
+import { addU64, note, type Steps, type U64, U64_ZERO, u64 } from "../engine/index.ts";
 import { getUser, putUser, type UserAccessSize } from "../kernel/index.ts";
 import {
   bytesOf,
@@ -49,7 +49,7 @@ export interface PendingMmio {
 }
 
 /** How KVM_RUN goes on after an instruction was emulated: null to enter the guest again. */
-export type EmulationResult = "mmio" | "gave-up" | null;
+export type EmulationResult = "mmio" | "gave-up" | "internal-error" | null;
 
 /** A fault that led here. */
 export interface EmulatedFault {
@@ -57,6 +57,8 @@ export interface EmulatedFault {
   readonly addr: number;
   /** EMULTYPE_ALLOW_RETRY_PF: the frame is write-protected because it is shadowed; perhaps it need not be. */
   readonly allowRetry: boolean;
+  /** EMULTYPE_WRITE_PF_TO_SP: the frame's table is one of those on the way to it. */
+  readonly writeToShadowPgtable: boolean;
 }
 
 /** x86_decode_emulated_instruction(): fetches the instruction at hand; the guest's own fault when it cannot. */
@@ -83,7 +85,8 @@ export function* x86EmulateInstruction(vcpu: Vcpu, fault: EmulatedFault | null):
   vcpu.exception = null;
   const failed = yield* x86DecodeEmulatedInstruction(vcpu);
   if (failed !== null) return yield* propagateFault(vcpu, failed);
-  const { action } = guest.instructions[guest.next] as GuestInstruction;
+  const { action, unemulatable = false } = guest.instructions[guest.next] as GuestInstruction;
+  if (unemulatable) return yield* emulationFailed(vcpu, fault);
   if (fault?.allowRetry && shadow !== null && !isPageTableWriting(action)) {
     if (yield* kvmMmuUnprotectGfnAndRetry(vcpu, shadow, fault.addr)) return null;
   }
@@ -102,6 +105,29 @@ export function* x86EmulateInstruction(vcpu: Vcpu, fault: EmulatedFault | null):
       // A fetch from where nothing can be mapped: real KVM gives up with an internal error.
       return "gave-up";
   }
+}
+
+/** KVM_EXIT_INTERNAL_ERROR */
+const INTERNAL_ERROR = 17;
+
+/** kvm_unprotect_and_retry_on_failure(), handle_emulation_failure() */
+function* emulationFailed(vcpu: Vcpu, fault: EmulatedFault | null): Steps<EmulationResult> {
+  yield* note(vcpu.world, "emulation fails");
+  if (fault !== null && (yield* unprotectAndRetryOnFailure(vcpu, fault))) return null;
+  vcpu.count("insn_emulation_fail");
+  vcpu.vm.emit({ name: "kvm_userspace_exit", reason: "KVM_EXIT_INTERNAL_ERROR", code: INTERNAL_ERROR });
+  return "internal-error";
+}
+
+/** kvm_unprotect_and_retry_on_failure(), reexecute_instruction() in its time: true when the guest runs the instruction once more. */
+function* unprotectAndRetryOnFailure(vcpu: Vcpu, fault: EmulatedFault): Steps<boolean> {
+  const { kvm, shadow } = vcpu.vm;
+  const { failedEmulation } = kvm.variants;
+  if (shadow === null || !fault.allowRetry) return false;
+  // Its shadow pages would be made again by the walk to it: nothing would have changed.
+  if (failedEmulation === "report" && fault.writeToShadowPgtable) return false;
+  yield* kvmMmuUnprotectGfnAndRetry(vcpu, shadow, fault.addr, true);
+  return failedEmulation !== "unprotect-then-report" || !fault.writeToShadowPgtable;
 }
 
 /** x86_page_table_writing_insn(): MOV to memory is; a locked increment is not. */

@@ -83,17 +83,18 @@ function* tryFastPageFault(vcpu: Vcpu, fault: KvmPageFault): Steps<FastOutcome> 
     level = iter.level;
   }
   const outcome = (result: RetPf): FastOutcome => ({ result, sptep, oldSpte: spte });
-  const newSpte = fastFixedSpte(layout, fault, spte, level);
+  const newSpte = fastFixedSpte(layout, fault, spte, level, vcpu.vm.kvm.variants.fastFixesLarge);
   if (typeof newSpte === "string") return outcome(newSpte);
   return outcome((yield* fastPfFixDirectSpte(vcpu, fault, sptep, spte, newSpte)) ? "fixed" : "retry");
 }
 
-/** The part of fast_page_fault() that both MMUs have: what the entry is to become, or why it stays. */
+/** The part of fast_page_fault() that both MMUs have: what the entry is to become, or why it stays. @param fixesLarge see {@link KvmVariants.fastFixesLarge} */
 export function fastFixedSpte(
   layout: SpteLayout,
   fault: KvmPageFault,
   spte: U64,
   level: number,
+  fixesLarge: boolean,
 ): U64 | "invalid" | "spurious" {
   if (!isShadowPresentPte(spte) || !isLastSpte(spte, level)) return "invalid";
   if (isAccessAllowed(layout, fault, spte)) return "spurious";
@@ -106,7 +107,8 @@ export function fastFixedSpte(
   if (fault.write && isMmuWritableSpte(layout, spte)) {
     newSpte = orU64(newSpte, PT_WRITABLE_MASK);
     // Only one 4K page would be logged as dirty: a huge page has to be split first.
-    if (level > PG_LEVEL_4K && fault.slot !== null && kvmSlotDirtyTrackEnabled(fault.slot)) return "invalid";
+    const mustSplit = level > PG_LEVEL_4K && fault.slot !== null && kvmSlotDirtyTrackEnabled(fault.slot);
+    if (mustSplit && !fixesLarge) return "invalid";
   }
   return sameU64(newSpte, spte) || !isAccessAllowed(layout, fault, newSpte) ? "invalid" : newSpte;
 }

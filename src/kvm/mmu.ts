@@ -18,6 +18,7 @@ import { load, type Steps } from "../engine/index.ts";
 import { getUserPage, putPage, readLock, readUnlock } from "../kernel/index.ts";
 import {
   type Gpa,
+  type Gva,
   gpaToGfn,
   PFERR_FETCH,
   PFERR_GUEST_PAGE,
@@ -30,12 +31,13 @@ import {
 } from "../machine/index.ts";
 import { eventNeedsReinjection } from "./exception.ts";
 import { fastPageFault } from "./fast-page-fault.ts";
+import { gvaToGpa } from "./guest-walk.ts";
 import { gfnToHva, gfnToMemslot, KVM_MEMSLOT_INVALID, memslotIsReadonly } from "./memslots.ts";
 import { handleMmioPageFault, vcpuCacheMmioInfo } from "./mmio.ts";
 import { mmuInvalidateRetryGfn, mmuInvalidateRetryGfnUnsafe } from "./mmu-notifier.ts";
 import { isObsoleteRoot } from "./mmu-roots.ts";
 import { errorBit, KVM_PFN_NOSLOT, type KvmPageFault, type RetPf } from "./page-fault.ts";
-import { kvmMmuUnprotectGfnAndRetry } from "./shadow/track-write.ts";
+import { kvmMmuUnprotectGfnAndRetry, unprotectGfn } from "./shadow/track-write.ts";
 import { kvmTdpMmuMap } from "./tdp-map.ts";
 import type { Vcpu } from "./vcpu.ts";
 
@@ -44,21 +46,30 @@ export interface FaultOutcome {
   readonly kind: "resume" | "emulate" | "efault";
   /** See {@link EmulatedFault}. */
   readonly allowRetry: boolean;
+  readonly writeToShadowPgtable: boolean;
 }
 
-const outcome = (kind: FaultOutcome["kind"], allowRetry = false): FaultOutcome => ({ kind, allowRetry });
+const outcome = (kind: FaultOutcome["kind"], allowRetry = false, writeToShadowPgtable = false): FaultOutcome => ({
+  kind,
+  allowRetry,
+  writeToShadowPgtable,
+});
 
 /** kvm_mmu_page_fault(). @param addr guest-physical with nested paging, guest-virtual without */
 export function* kvmMmuPageFault(vcpu: Vcpu, addr: number, errorCode: number): Steps<FaultOutcome> {
   let result: RetPf = "invalid";
   let allowRetry = false;
+  let writeToShadowPgtable = false;
+  if (vcpu.vm.kvm.variants.unprotectsAtEntry) yield* unprotectAtEntry(vcpu, addr);
   if (errorBit(errorCode, PFERR_RSVD)) {
     result = yield* handleMmioPageFault(vcpu, addr);
     if (result === "emulate") return outcome("emulate");
   }
   if (result === "invalid") {
     vcpu.count("pf_taken");
-    result = yield* kvmMmuDoPageFault(vcpu, addr, errorCode, false);
+    const fault = yield* faultAt(vcpu, addr, errorCode, false);
+    result = yield* vcpu.vm.ops.pageFault(vcpu, fault);
+    writeToShadowPgtable = fault.writeFaultToShadowPgtable;
   }
   if (result === "write-protected") {
     const handled = yield* kvmMmuWriteProtectFault(vcpu, addr, errorCode);
@@ -69,7 +80,15 @@ export function* kvmMmuPageFault(vcpu: Vcpu, addr: number, errorCode: number): S
   if (result === "emulate") vcpu.count("pf_emulate");
   if (result === "spurious") vcpu.count("pf_spurious");
   if (result === "error") return outcome("efault");
-  return result === "emulate" ? outcome("emulate", allowRetry) : outcome("resume");
+  return result === "emulate" ? outcome("emulate", allowRetry, writeToShadowPgtable) : outcome("resume");
+}
+
+/** handle_exception() up to 6.11: an event was being delivered and nobody could emulate that, so the frame must not be write-protected. */
+function* unprotectAtEntry(vcpu: Vcpu, addr: number): Steps<void> {
+  const { shadow } = vcpu.vm;
+  if (shadow === null || !eventNeedsReinjection(vcpu)) return;
+  const gpa = yield* gvaToGpa(vcpu, addr as Gva, 0);
+  if (typeof gpa === "number") yield* unprotectGfn(shadow, gpaToGfn(gpa));
 }
 
 /** kvm_mmu_write_protect_fault(): a write to a frame that is shadowed. */
@@ -80,8 +99,10 @@ function* kvmMmuWriteProtectFault(
 ): Steps<"retry" | "emulate" | "emulate-or-retry"> {
   const { shadow } = vcpu.vm;
   const { lastRetryRip, lastRetryAddr } = vcpu.mmu;
+  const { failedEmulation } = vcpu.vm.kvm.variants;
+  const looksAtPlace = failedEmulation === "report" || failedEmulation === "retry-once";
   // It was let try once, and is here again: it would be here for ever.
-  if (lastRetryRip.value === vcpu.guest.rip && lastRetryAddr.value === addr) return "emulate";
+  if (looksAtPlace && lastRetryRip.value === vcpu.guest.rip && lastRetryAddr.value === addr) return "emulate";
   lastRetryRip.value = 0;
   lastRetryAddr.value = 0;
   const isTableWalk = errorBit(errorCode, PFERR_GUEST_PAGE) && errorBit(errorCode, PFERR_WRITE);
@@ -92,6 +113,11 @@ function* kvmMmuWriteProtectFault(
 
 /** kvm_mmu_do_page_fault() */
 export function* kvmMmuDoPageFault(vcpu: Vcpu, addr: number, errorCode: number, prefetch: boolean): Steps<RetPf> {
+  return yield* vcpu.vm.ops.pageFault(vcpu, yield* faultAt(vcpu, addr, errorCode, prefetch));
+}
+
+/** What kvm_mmu_do_page_fault() knows of a fault. */
+function* faultAt(vcpu: Vcpu, addr: number, errorCode: number, prefetch: boolean): Steps<KvmPageFault> {
   const fault: KvmPageFault = {
     addr: addr as Gpa,
     errorCode,
@@ -112,7 +138,7 @@ export function* kvmMmuDoPageFault(vcpu: Vcpu, addr: number, errorCode: number, 
     writeFaultToShadowPgtable: false,
   };
   if (vcpu.isDirectMmu) fault.slot = yield* gfnToMemslot(vcpu.vm.kvm.memslots, fault.gfn);
-  return yield* vcpu.vm.ops.pageFault(vcpu, fault);
+  return fault;
 }
 
 /** kvm_tdp_mmu_page_fault() */

@@ -28,6 +28,26 @@ export type ShadowFree = "sync" | "flagged" | "rcu" | "ipi-all" | "capped-sync" 
  */
 export type RmapAging = "bit-lock" | "bare" | "recheck" | "preemptible" | "early-unlock" | "ad-only" | "plain-mark";
 
+/**
+ * What becomes of a store to a shadowed frame that the emulator cannot carry out (kvm/emulate.ts).
+ *
+ *     report                  Linux 6.12 and later: the frame's shadow pages go and the guest tries again, but not where the walk itself needs the
+ *                             frame's table (EMULTYPE_WRITE_PF_TO_SP), nor twice at one place: that is the VMM's to know
+ *     unprotect-then-report   93c05d3ef252 (3.9) to 6.11: the same look at the walk, after the shadow pages are gone; none at the place
+ *     retry-once              only the look at the place
+ *     retry                   before: the shadow pages go and the guest tries again, always
+ */
+export type FailedEmulation = "report" | "unprotect-then-report" | "retry-once" | "retry";
+
+/**
+ * When the size of a guest's page is chosen, as against the making of shadow pages for the tables on the way to it, which may forbid a large one.
+ *
+ *     after-tables     Linux 6.12 and later
+ *     self-map-first   7751babd3c6d (3.9): before, and 4K when a table on the way lies in the page
+ *     before-tables    earlier: before; a page that turns out to be too large is handled as {@link KvmVariants.largeProtected} says
+ */
+export type PageSizing = "after-tables" | "self-map-first" | "before-tables";
+
 export interface KvmVariants {
   readonly kernel: KernelVersion;
   readonly paging: Paging;
@@ -74,6 +94,23 @@ export interface KvmVariants {
    * exploration is spared the entries that nothing of its scenario can ever use.
    */
   readonly gfnEnd: number;
+  readonly failedEmulation: FailedEmulation;
+  readonly pageSizing: PageSizing;
+  /** A large SPTE over a frame that has to be write-protected: becomes read-only (c126d94f2c90, 3.11), or is dropped. */
+  readonly largeProtected: "read-only" | "dropped";
+  /** A large SPTE that stands where a table is needed is dropped. Without it the walk of a direct fault ends there (404381c5839d). */
+  readonly largeMakesWay: boolean;
+  /** fast_page_fault() gives W back to a large SPTE, too, while writes are logged by the 4K page: caf6900f2d8a, reverted by 6b73a9606. */
+  readonly fastFixesLarge: boolean;
+  /** Last-level tables may become unsync, so that the guest can write them. */
+  readonly unsync: boolean;
+  /** A fault in the delivery of an event zaps the shadow pages of its frame before anything else is asked (up to 6.11), or only if it must. */
+  readonly unprotectsAtEntry: boolean;
+  /**
+   * Shadow pages that there are, to be used again once they are freed; 0: each has an address of its own, so that no stale pointer goes unnoticed. With
+   * addresses that come back a loop that zaps and makes pages leads back to a known state.
+   */
+  readonly shadowPagePool: number;
 }
 
 export const LINUX_7_2: KvmVariants = {
@@ -95,6 +132,14 @@ export const LINUX_7_2: KvmVariants = {
   yields: false,
   slotZapAll: true,
   gfnEnd: Number.POSITIVE_INFINITY,
+  failedEmulation: "report",
+  pageSizing: "after-tables",
+  largeProtected: "read-only",
+  largeMakesWay: true,
+  fastFixesLarge: false,
+  unsync: true,
+  unprotectsAtEntry: false,
+  shadowPagePool: 0,
 };
 export const LINUX_6_12: KvmVariants = { ...LINUX_7_2, kernel: "6.12" };
 

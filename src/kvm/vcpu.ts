@@ -13,7 +13,7 @@
  *     mode = OUTSIDE_GUEST_MODE, interrupts on, SRCU
  *     handle the exit
  */
-import { type Cell as CellType, cell, load, type Steps, store, type World } from "../engine/index.ts";
+import { type Cell as CellType, cell, load, type Steps, startLoop, store, type World } from "../engine/index.ts";
 import { srcuReadLock, srcuReadUnlock } from "../kernel/index.ts";
 import {
   GuestCpu,
@@ -146,7 +146,15 @@ export class Vcpu {
 }
 
 /** How KVM_RUN ended. */
-export type RunResult = "io" | "mmio" | "dirty-ring-full" | "done" | "guest-fault" | "efault" | "gave-up";
+export type RunResult =
+  | "io"
+  | "mmio"
+  | "dirty-ring-full"
+  | "done"
+  | "guest-fault"
+  | "efault"
+  | "internal-error"
+  | "gave-up";
 
 /**
  * KVM_RUN: runs the instructions to the next OUT, or to their end.
@@ -159,7 +167,9 @@ export function* kvmArchVcpuIoctlRun(vcpu: Vcpu, instructions: readonly GuestIns
   yield* srcuReadLock(vcpu.vm.kvm.srcu);
   let result: RunResult | null = vcpu.mmio === null ? null : yield* completeEmulatedMmio(vcpu, vcpu.mmio);
   let faults = 0;
+  const again = startLoop(vcpu.world);
   for (let at = guest.next; result === null; ) {
+    if (vcpu.world.comparesStates) again(at, Number.isFinite(faultsMax) ? faults : 0, ...positionOf(vcpu));
     const exit = yield* vcpuEnterGuest(vcpu);
     if (exit === null) continue;
     if (exit === "dirty-ring-full") {
@@ -178,6 +188,16 @@ export function* kvmArchVcpuIoctlRun(vcpu: Vcpu, instructions: readonly GuestIns
   }
   yield* srcuReadUnlock(vcpu.vm.kvm.srcu);
   return result;
+}
+
+/** What the rest of a run depends on besides memory: for the search of loops in which a guest gets nowhere. */
+function positionOf({ guest, exception, mmu }: Vcpu): number[] {
+  const { mode, lastRead } = guest;
+  const numbers = [guest.next, guest.instructions === guest.handler?.code ? 1 : 0, lastRead.hi, lastRead.lo];
+  numbers.push(mode.cr0, mode.cr3, mode.cr4, mode.efer, ...mmu.pdptes.flatMap(({ hi, lo }) => [hi, lo]));
+  if (exception === null) numbers.push(0);
+  else numbers.push(1, exception.event.errorCode, exception.event.address, exception.injected ? 1 : 0);
+  return [...numbers, ...guest.pml, ...guest.tlb.contents()];
 }
 
 /** The requests of vcpu_enter_guest(), in Linux's order; true when the vCPU has to leave to the VMM instead. */
@@ -284,9 +304,10 @@ function* handlePageFault(
   if (reported !== null) vcpu.vm.emit({ name: "kvm_page_fault", vcpu: vcpu.id, rip, address, errorCode: reported });
   vcpu.world.clock?.enter("page fault");
   vcpu.world.clock?.spend("handle a page fault");
-  const { kind, allowRetry } = yield* kvmMmuPageFault(vcpu, address, errorCode);
+  const { kind, allowRetry, writeToShadowPgtable } = yield* kvmMmuPageFault(vcpu, address, errorCode);
   vcpu.world.clock?.leave("page fault");
-  if (kind === "emulate") return yield* x86EmulateInstruction(vcpu, { addr: address, allowRetry });
+  if (kind === "emulate")
+    return yield* x86EmulateInstruction(vcpu, { addr: address, allowRetry, writeToShadowPgtable });
   if (kind === "resume") return null;
   vcpu.vm.emit({ name: "kvm_userspace_exit", reason: "error", code: EFAULT });
   return "efault";

@@ -49,6 +49,8 @@ export interface GuestInstruction {
   readonly action: GuestAction;
   /** Its bytes as an emulator fetches them, `48 8b 06`; left out where nobody looks. */
   readonly bytes?: string;
+  /** A hypervisor that tries to carry it out in the guest's place finds that it does not know how. */
+  readonly unemulatable?: boolean;
 }
 
 /** Why the guest was left. `rip` is 0 for a guest whose code is not modelled. */

@@ -63,6 +63,14 @@ export class Tlb {
     this.entries.clear();
   }
 
+  /** All that is in it, as numbers: the same for the same contents, in the same order of filling. */
+  contents(): number[] {
+    return [...this.entries].flatMap(([key, { base, level, writable, executable, user }]) => {
+      const rights = (writable ? 1 : 0) + (executable ? 2 : 0) + (user ? 4 : 0);
+      return [Number(key.slice(2)), level, base, rights];
+    });
+  }
+
   get size(): number {
     return this.entries.size;
   }

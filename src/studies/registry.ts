@@ -14,6 +14,7 @@ const BUILT_IN: Readonly<Record<string, () => Promise<StudyModule>>> = {
   "dirty-log": () => import("./dirty-log.ts"),
   "gpc-refresh": () => import("./gpc-refresh.ts"),
   "lockless-aging": () => import("./lockless-aging.ts"),
+  "lazy-large-spte": () => import("./lazy-large-spte.ts"),
   "lockless-walk": () => import("./lockless-walk.ts"),
   "host-mm": () => import("./host-mm.ts"),
   "huge-pages": () => import("./huge-pages.ts"),

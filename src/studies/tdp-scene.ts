@@ -132,7 +132,10 @@ export function tdpScene(name: string, options: TdpSceneOptions): Program {
     setup: (world) => makeScene(world, options),
     tasks,
     daemons: Object.keys(tasks).slice(served),
-    final: (scene, results) => tdpTablesProblem(scene.vm.tdp) ?? options.check?.(scene, results) ?? true,
+    final: (scene, results) => {
+      const problem = scene.vm.shadow === null ? tdpTablesProblem(scene.vm.tdp) : null;
+      return problem ?? options.check?.(scene, results) ?? true;
+    },
     ...(options.hugePage ? { memory: { staticBytes: HUGE_SCENE_BYTES } } : {}),
   });
 }

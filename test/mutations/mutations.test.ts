@@ -3,6 +3,7 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { LARGE_PAGE_MUTATIONS } from "./large-page-mutations.ts";
 import { MUTATIONS, type Mutation } from "./mutations.ts";
 import { RMAP_MUTATIONS } from "./rmap-mutations.ts";
 import { ZAP_MUTATIONS } from "./zap-mutations.ts";
@@ -50,7 +51,7 @@ function runUnchanged(mutation: Mutation): Outcome {
 }
 
 describe("undoing it is noticed", () => {
-  test.each([...MUTATIONS, ...ZAP_MUTATIONS, ...RMAP_MUTATIONS].map((mutation, n) => ({ ...mutation, n })))(
+  test.each([...MUTATIONS, ...ZAP_MUTATIONS, ...RMAP_MUTATIONS, ...LARGE_PAGE_MUTATIONS].map((mutation, n) => ({ ...mutation, n })))(
     "$name",
     ({ n, ...mutation }) => {
       const before = runUnchanged(mutation);

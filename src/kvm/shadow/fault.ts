@@ -149,7 +149,7 @@ function* tryShadowFastPageFault(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFa
   if (last === null) return { result: "invalid", sptep: null, oldSpte: U64_ZERO, newSpte: U64_ZERO };
   const { sptep, spte, level } = last;
   const outcome = (result: RetPf, newSpte = spte): FastOutcome => ({ result, sptep, oldSpte: spte, newSpte });
-  const fixed = fastFixedSpte(layout, fault, spte, level);
+  const fixed = fastFixedSpte(layout, fault, spte, level, shadow.kvm.variants.fastFixesLarge);
   if (typeof fixed === "string") return outcome(fixed);
   if (!sameU64(yield* compareExchange(sptep, spte, fixed), spte)) return outcome("retry");
   const becomesWritable = isWritablePte(fixed) && !isWritablePte(spte);

@@ -30,6 +30,7 @@ import { KVM_PFN_NOSLOT, type KvmPageFault, type RetPf } from "../page-fault.ts"
 import { isLargePte, isShadowPresentPte, spteToPfn } from "../spte.ts";
 import type { Vcpu } from "../vcpu.ts";
 import { getChildSp, linkShadowPage } from "./get-page.ts";
+import { adjustBeforeTables, refuseTooLarge } from "./large-designs.ts";
 import { accountShadowNxHugePage } from "./nx-pages.ts";
 import { mmuSetSpte, PTE_PREFETCH_NUM, ptePrefetch, validateDirectSpte } from "./set-spte.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
@@ -81,11 +82,15 @@ export function* fetch(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault, targe
   if (yield* gpteChanged(vcpu, walk, topLevelOf(vcpu, shadow), reread)) return "retry";
   const it = shadowWalkInit(vcpu, shadow, vcpu.mmu.root.hpa.value, fault.addr);
   if (it === null) return "retry";
+  yield* adjustBeforeTables(shadow, fault, walk);
   if (!(yield* fetchIndirect(vcpu, shadow, { it, walk, fault, reread }))) return "retry";
   // The size comes after the tables: making their shadow pages may have forbidden a large one.
-  if (fault.slot !== null) yield* kvmMmuHugepageAdjust(shadow.kvm, fault, fault.slot);
+  const isLast = shadow.kvm.variants.pageSizing === "after-tables";
+  if (isLast && fault.slot !== null) yield* kvmMmuHugepageAdjust(shadow.kvm, fault, fault.slot);
   requested(shadow, fault, access);
   yield* fetchDirect(shadow, it, fault, access);
+  const refused = yield* refuseTooLarge(shadow, fault, it.sptep);
+  if (refused !== null) return refused;
   const result = yield* setTarget(vcpu, shadow, it, fault, access);
   if (result === "spurious") return result;
   yield* ptePrefetch(vcpu, shadow, it.sptep, reread.gptes);
@@ -176,6 +181,8 @@ export function* directMap(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault): 
     adjustDisallowedHugepage(shadow, fault, yield* load(sptep), level);
     if (level === fault.goalLevel) break;
     const gfn = alignToLevel(fault.gfn, level);
+    if (!shadow.kvm.variants.largeMakesWay && isShadowPresentPte(sptep.value) && isLargePte(sptep.value))
+      return "retry";
     const sp = yield* getChildSp(null, shadow, { sptep, gfn, direct: true, access });
     if (sp !== null) {
       yield* linkShadowPage(shadow, sptep, sp);

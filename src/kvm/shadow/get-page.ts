@@ -75,7 +75,7 @@ function* findShadowPage(vcpu: Vcpu | null, shadow: ShadowMmu, gfn: Gfn, role: n
 
 /** kvm_mmu_alloc_shadow_page() */
 function* allocShadowPage(shadow: ShadowMmu, gfn: Gfn, role: number): Steps<ShadowPage> {
-  const sp = shadow.pages.allocate(role, gfn);
+  const sp = yield* shadow.pages.take(role, gfn);
   sp.mmu_valid_gen.value = shadow.vm.mmuValidGen.value;
   addActivePage(shadow, sp);
   accountMmuPage(shadow);

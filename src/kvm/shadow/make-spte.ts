@@ -11,6 +11,7 @@ import { type KvmMemorySlot, kvmMemslots } from "../memslots.ts";
 import { makeMmioSpte, mmioGenerationOf } from "../mmio-spte.ts";
 import { isLastSpte, isShadowPresentPte, isWritablePte, makeSpte } from "../spte.ts";
 import type { Vcpu } from "../vcpu.ts";
+import { isTooLarge } from "./large-designs.ts";
 import { type ShadowPage, spLevel } from "./page.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 import type { Sptep } from "./spte-change.ts";
@@ -46,6 +47,7 @@ export function* makeShadowSpte(vcpu: Vcpu, shadow: ShadowMmu, request: ShadowSp
   const wasWritable = isShadowPresentPte(old) && isLastSpte(old, level) && isWritablePte(old);
   let mayWrite = true;
   if (write && !wasWritable) mayWrite = yield* mmuTryToUnsyncPages(shadow, { slot, gfn, synchronizing, prefetch });
+  if (isTooLarge(shadow, slot, gfn, level)) mayWrite = false;
   const spte = makeSpte(shadow.layout, {
     level,
     pfn: request.pfn,

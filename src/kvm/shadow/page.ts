@@ -10,14 +10,18 @@
  * at without it.
  */
 import {
+  acquire,
   arrayOf,
   Cell,
+  cell,
   entryCell,
   ptr,
   retire,
+  revive,
   type Steps,
   Struct,
   type U64,
+  UsageError,
   u32,
   u53,
   type View,
@@ -68,14 +72,21 @@ const LINK_OFFSET = SP.offsets["link"] as number;
 const NX_LINK_OFFSET = SP.offsets["nx_link"] as number;
 const HASH_LINK_OFFSET = SP.offsets["hash_link"] as number;
 
+const always = (): boolean => true;
+const takeLowest = (free: number): number => free & (free - 1);
+
 export class ShadowPages {
   readonly world: World;
   private readonly layout: RoleLayout;
   private readonly template: Uint32Array;
   /** By address of the table; filled in again, the same, whenever a task that allocated is rebuilt. */
   private readonly byTable = new Map<number, number>();
+  /** Pages to be used again, by their addresses, and which of them are free: a bit for each. Empty in Linux's own design. */
+  private readonly pool: readonly number[];
+  private readonly poolFree: Cell | null;
 
-  constructor(world: World, sptes: SpteLayout, roles: RoleLayout) {
+  /** @param pool see {@link KvmVariants.shadowPagePool} */
+  constructor(world: World, sptes: SpteLayout, roles: RoleLayout, pool = 0) {
     this.world = world;
     this.layout = roles;
     this.template = new Uint32Array(PAGE_SIZE / 4);
@@ -83,6 +94,44 @@ export class ShadowPages {
       this.template[i] = sptes.nonPresent.lo;
       this.template[i + 1] = sptes.nonPresent.hi;
     }
+    this.pool = Array.from({ length: pool }, () => this.allocateForPool());
+    this.poolFree = pool === 0 ? null : cell(world, "free shadow pages");
+    if (this.poolFree !== null) this.poolFree.value = 2 ** pool - 1;
+  }
+
+  /** A page that nobody has yet, with all that one of any role needs. */
+  private allocateForPool(): number {
+    const { world } = this;
+    const n = this.byTable.size;
+    const spt = world.allocate(PAGE_SIZE, "", (offset) => `spte(page ${n} [${offset >>> 3}])`, this.template);
+    const sp = SP.allocate(world, `sp(page ${n})`);
+    sp.spt.value = spt;
+    sp.shadowed_translation.value = world.allocate(8 * ENTRIES_PER_TABLE, `sp(page ${n})->shadowed_translation`);
+    this.byTable.set(spt, sp.addr);
+    const dead = world.lifeState({ property: "use-after-free", because: "freed" });
+    for (const addr of [sp.addr, spt]) world.heap.write(world.lifeOf(addr), 8, dead, 0);
+    return sp.addr;
+  }
+
+  /** A page with a table of entries that are not present: from the pool, if there is one. */
+  *take(role: number, base: Gfn): Steps<ShadowPage> {
+    if (this.poolFree === null) return this.allocate(role, base);
+    const { world } = this;
+    const free = yield* acquire(this.poolFree, always, takeLowest, "take a free shadow page");
+    const addr = this.pool[31 - Math.clz32(free & -free)];
+    if (addr === undefined)
+      throw new UsageError(`all ${this.pool.length} shadow pages are in use; give shadowPagePool more`);
+    yield* revive(world, addr);
+    const sp = this.at(addr);
+    yield* revive(world, sp.spt.value);
+    sp.role.value = role;
+    sp.gfn.value = base;
+    for (const field of [sp.root_count, sp.unsync, sp.unsync_children, sp.write_flooding_count]) field.value = 0;
+    sp.nx_huge_page_disallowed.value = 0;
+    sp.parent_ptes.value = 0;
+    for (let i = 0; i < BITMAP_WORDS; i++) sp.unsync_child_bitmap(i).value = 0;
+    for (const link of [LINK_OFFSET, NX_LINK_OFFSET, HASH_LINK_OFFSET]) listInit(world, addr + link);
+    return sp;
   }
 
   /** The part of kvm_mmu_alloc_shadow_page() that nobody else can see yet. */
@@ -144,21 +193,23 @@ export class ShadowPages {
   /** kvm_mmu_page_get_gfn() */
   gfnOf(sp: ShadowPage, index: number): Gfn {
     const table = sp.shadowed_translation.value;
-    if (table !== 0) return gfn(Math.floor(translation(this.world, table, index).value / PAGE_SIZE));
+    if (table !== 0 && !roleIsDirect(sp.role.value))
+      return gfn(Math.floor(translation(this.world, table, index).value / PAGE_SIZE));
     return gfn(sp.gfn.value + index * pagesPerLevel(spLevel(sp)));
   }
 
   /** kvm_mmu_page_get_access() */
   accessOf(sp: ShadowPage, index: number): number {
     const table = sp.shadowed_translation.value;
-    if (table !== 0) return translation(this.world, table, index).value % PAGE_SIZE;
+    if (table !== 0 && !roleIsDirect(sp.role.value)) return translation(this.world, table, index).value % PAGE_SIZE;
     return roleAccess(this.layout, sp.role.value);
   }
 
   /** kvm_mmu_page_set_translation() */
   setTranslation(sp: ShadowPage, index: number, frame: Gfn, access: number): void {
     const table = sp.shadowed_translation.value;
-    if (table !== 0) translation(this.world, table, index).value = frame * PAGE_SIZE + access;
+    if (table !== 0 && !roleIsDirect(sp.role.value))
+      translation(this.world, table, index).value = frame * PAGE_SIZE + access;
   }
 
   /** Tables that are allocated now. For oracles. */
@@ -177,6 +228,9 @@ export class ShadowPages {
     const table = sp.spt.value;
     yield* retire(this.world, table, "freed");
     yield* retire(this.world, sp.addr, "freed");
+    if (this.poolFree === null) return;
+    const n = this.pool.indexOf(sp.addr);
+    yield* acquire(this.poolFree, always, (free) => free | (1 << n), "a shadow page is free again");
   }
 }
 

@@ -72,7 +72,7 @@ export class ShadowMmu {
     this.layout = vm.tdp.layout;
     this.roles = vm.tdp.roles;
     this.bits = accessBits(this.kernel);
-    this.pages = new ShadowPages(world, this.layout, this.roles);
+    this.pages = new ShadowPages(world, this.layout, this.roles, kvm.variants.shadowPagePool);
     this.gfnRmaps = { locked: this.kernel === "7.2", addsUnlocked: !kvm.variants.rmapAddLocks };
     this.adDisabledVolatile = this.kernel === "7.2" && kvm.variants.adDisabledVolatile;
     this.mmuUnsyncPagesLock = new SpinLock(world, "kvm->arch.mmu_unsync_pages_lock");

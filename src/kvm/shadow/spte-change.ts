@@ -28,6 +28,7 @@ import {
   checkSpteWritableInvariants,
   isAccessedSpte,
   isDirtySpte,
+  isLargePte,
   isMmuWritableSpte,
   isShadowPresentPte,
   isWritablePte,
@@ -149,6 +150,10 @@ function* spteWriteProtect(shadow: ShadowMmu, sptep: Sptep, forShadowing: boolea
   const { layout } = shadow;
   const spte = yield* load(sptep);
   if (!isWritablePte(spte) && !(forShadowing && isMmuWritableSpte(layout, spte))) return false;
+  if (isLargePte(spte) && shadow.kvm.variants.largeProtected === "dropped") {
+    yield* dropSpte(shadow, sptep);
+    return true;
+  }
   const gone = forShadowing
     ? u64(layout.mmuWritable.hi, layout.mmuWritable.lo | PT_WRITABLE_MASK.lo)
     : PT_WRITABLE_MASK;

@@ -112,7 +112,7 @@ function* zapWritten(shadow: ShadowMmu, sp: ShadowPage, { gpa, gpte }: WrittenEn
 // --- giving up a shadow page so that the guest can write -------------------------------------------------------------
 
 /** kvm_mmu_unprotect_page(), its core: zaps the pages that shadow the frame; true when there were any. */
-function* unprotectGfn(shadow: ShadowMmu, gfn: Gfn): Steps<boolean> {
+export function* unprotectGfn(shadow: ShadowMmu, gfn: Gfn): Steps<boolean> {
   const list: InvalidList = [];
   yield* writeLock(shadow.kvm.mmuLock);
   for (const sp of shadow.validPagesOf(gfn)) yield* prepareZapPage(shadow, sp, list);

@@ -46,7 +46,7 @@ export function* mmuTryToUnsyncPages(shadow: ShadowMmu, request: UnsyncRequest):
   for (const sp of shadow.validPagesOf(gfn)) {
     if (synchronizing) return false;
     if ((yield* load(sp.unsync)) !== 0) continue;
-    if (prefetch) return false;
+    if (prefetch || !shadow.kvm.variants.unsync) return false;
     if (!locked) {
       locked = true;
       yield* spinLock(shadow.mmuUnsyncPagesLock);
