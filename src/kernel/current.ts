@@ -73,18 +73,14 @@ export class Current {
     if (held.atomic) this.preemptOn();
   }
 
-  /** Preemption is off from here on; true when it was on. */
-  preemptOff(): boolean {
-    const wasOn = this.preemptCount++ === 0;
-    if (wasOn) this.task.world.clock?.enter("preempt-off");
-    return wasOn;
+  /** Preemption is off from here on. */
+  preemptOff(): void {
+    if (this.preemptCount++ === 0) this.task.world.clock?.enter("preempt-off");
   }
 
-  /** One reason less; true when none is left. */
-  preemptOn(): boolean {
-    const isOn = --this.preemptCount === 0;
-    if (isOn) this.task.world.clock?.leave("preempt-off");
-    return isOn;
+  /** One reason less for it to be off. */
+  preemptOn(): void {
+    if (--this.preemptCount === 0) this.task.world.clock?.leave("preempt-off");
   }
 
   holds(lock: Lockable, as?: HeldAs): boolean {

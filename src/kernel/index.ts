@@ -66,7 +66,7 @@ export {
   vmaAt,
 } from "./mm/vma.ts";
 export { EINVAL, invalidateRange, madviseDontneed, mmapFixed, munmap, zapRange } from "./mm/zap.ts";
-export { preemptDisable, preemptEnable, preemptionPoint, shareCpu } from "./preempt.ts";
+export { preemptDisable, preemptEnable, preemptionPoint, runOn } from "./preempt.ts";
 export {
   callRcu,
   Rcu,

@@ -40,7 +40,7 @@ import {
   type U64,
   cell as variable,
 } from "../engine/index.ts";
-import { kthread, munmap, preemptDisable, preemptEnable, shareCpu, writeLock, writeUnlock } from "../kernel/index.ts";
+import { kthread, munmap, preemptDisable, preemptEnable, runOn, writeLock, writeUnlock } from "../kernel/index.ts";
 import { kvmGetDirtyLog } from "../kvm/dirty-log.ts";
 import { KVM_MEM_LOG_DIRTY_PAGES } from "../kvm/memslots.ts";
 import { kvmFlushRemoteTlbs } from "../kvm/requests.ts";
@@ -60,13 +60,14 @@ import {
   rmapOf,
   type ShadowScene,
   shadowHostPage,
+  shadowSlot,
   unmapFrame,
   zapPagesOf,
 } from "./shadow-scene.ts";
 import { cell, type Expected, type StudyCell, study } from "./study.ts";
 
 interface Scene extends ShadowScene {
-  /** Taken by who has preemption off, where threads share a CPU. */
+  /** Where the ager and another thread share one (kernel/preempt.ts). */
   readonly sharedCpu: Cell;
   /** The entry of frame 0, and its value when the scenario begins; null where the frame is not mapped. */
   readonly entry: Cell<U64> | null;
@@ -120,14 +121,6 @@ function* zapAndReuse(scene: Scene): Steps<void> {
   assertThat(sameU64(found, theirs), "aging has changed a page that KVM does not own any more", "foreign-memory");
 }
 
-/** A thread that is on the same CPU as the ager. mmu_lock keeps preemption off. */
-function* onSharedCpu({ world, sharedCpu }: Scene, body: Steps<unknown>): Steps<void> {
-  shareCpu(world, sharedCpu);
-  yield* preemptDisable(world);
-  yield* body;
-  yield* preemptEnable(world);
-}
-
 // --- scenarios -------------------------------------------------------------------------------------------------------
 
 type Actor = (scene: Scene) => Steps<unknown>;
@@ -173,6 +166,15 @@ function agedForGood({ shadow, entry }: Scene, results: Results): string | null 
   return results["ager"] === true && isYoung ? "the page was aged, and is young again without any access" : null;
 }
 
+/** What the guest can write without a fault is in the log to come: nothing would log it. */
+function writableButNotLogged(scene: Scene): string | null {
+  const spte = scene.entry?.peek();
+  if (spte === undefined || !isShadowPresentPte(spte) || !isWritablePte(spte)) return null;
+  const bitmap = shadowSlot(scene).dirty_bitmap.peek();
+  const logged = scene.world.heap.read(bitmap, 4) % 2 === 1;
+  return logged ? null : "the page can be written, and the next log does not have it";
+}
+
 const write0 = touch(0, "write");
 const read0 = touch(0, "read");
 
@@ -184,11 +186,8 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
   },
   reuse: { others: { zap: zapAndReuse } },
   "one-cpu": {
-    *ager(scene) {
-      shareCpu(scene.world, scene.sharedCpu);
-      return yield* ask(scene, 0);
-    },
-    others: { unmap: (scene) => onSharedCpu(scene, unmapFrame(scene, 0)) },
+    ager: (scene) => runOn(scene.world, scene.sharedCpu, ask(scene, 0)),
+    others: { unmap: (scene) => runOn(scene.world, scene.sharedCpu, unmapFrame(scene, 0)) },
   },
   add: { others: { add: (scene) => mapAgain(scene, 0) } },
   empty: { others: { unmap: (scene) => unmapFrame(scene, 0) } },
@@ -209,11 +208,11 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
     prepare: (scene) => ask(scene, 0),
     *ager(scene) {
       const head = rmapOf(scene, 0);
-      yield* preemptDisable(scene.world);
+      preemptDisable(scene.world);
       const value = yield* rmapLock(head, { locked: true });
       yield* join(scene.world, scene.world.tasks[1] as Task);
       yield* rmapUnlock(head, { locked: true }, value, false);
-      yield* preemptEnable(scene.world);
+      preemptEnable(scene.world);
     },
     others: {},
   },
@@ -245,6 +244,15 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
   shadowing: {
     others: { protect: protectForShadowing },
     check: staysProtected,
+  },
+  log: {
+    flags: KVM_MEM_LOG_DIRTY_PAGES,
+    guest: [write0],
+    others: { vmm: ({ vm }) => kvmGetDirtyLog(vm, 0) },
+    check: (scene, results) => {
+      const wrote = results["vcpu0"] === "done" && results["vmm"] !== undefined;
+      return wrote ? writableButNotLogged(scene) : null;
+    },
   },
   munmap: {
     guest: [read0],
@@ -406,6 +414,7 @@ export default study({
       fails("logging", "final", CLOBBERED),
       holds("shadowing", "final", "aging never adds a right"),
       holds("munmap", "isolation", "the zap's store comes last, whatever aging has made of the entry"),
+      holds("log", "final", "W goes last, and the log that it goes for is followed by a flush"),
       holds("zap", "use-after-free", "the lock bit does not depend on how entries change"),
     ]),
     ...cells("A7", [
@@ -424,6 +433,7 @@ export default study({
       holds("zap", "use-after-free", "C1", BOTH),
       holds("munmap", "isolation", "C4: the compare-exchange fails on an entry that was zapped"),
       fails("logging", "final", CLOBBERED),
+      holds("log", "final", "C4: a fault that gives W back marks the page"),
       holds("shadowing", "final", "C4: the compare-exchange fails on an entry that has lost MMU-W", BOTH),
       holds("fast-fault", "final", "C4"),
       holds("held", "deadlock", "C5: a fast page fault gives the rights back without the lock bit"),

@@ -68,7 +68,7 @@ const UNDER_MMU_LOCK: Design = { ...LINUX, withoutAd: "update" };
 export function* ageRmap(shadow: ShadowMmu, head: Cell, test: boolean): Steps<boolean> {
   const { world, gfnRmaps, kernel, kvm } = shadow;
   const design = kernel === "7.2" ? DESIGNS[kvm.variants.rmapAging] : UNDER_MMU_LOCK;
-  if (!design.preemptible) yield* preemptDisable(world);
+  if (!design.preemptible) preemptDisable(world);
   const value = design.lock === "none" ? yield* load(head) : yield* rmapLock(head, gfnRmaps);
   const entries = yield* rmapEntriesLockless(world, value);
   if (design.lock === "given-back") yield* rmapUnlock(head, gfnRmaps, value, false);
@@ -82,9 +82,9 @@ export function* ageRmap(shadow: ShadowMmu, head: Cell, test: boolean): Steps<bo
     if (test) break;
     yield* ageSpte(shadow, design, sptep, spte);
   }
-  if (design.preemptible) yield* preemptionPoint(world);
+  yield* preemptionPoint(world);
   if (design.lock === "held") yield* rmapUnlock(head, gfnRmaps, value, false);
-  if (!design.preemptible) yield* preemptEnable(world);
+  if (!design.preemptible) preemptEnable(world);
   return young;
 }
 
