@@ -56,7 +56,7 @@ async function benchOne(name: string, options: BenchOptions, add: (rows: readonl
       for (const graph of GRAPHS) add(graphRows(graph, options.long ? graph.sizesLong : graph.sizes, options));
       return;
     case "workers":
-      add(workerRows(options.long ? RUNS : 1));
+      add(options.long ? workerRows(8, RUNS) : workerRows(7, 1));
       return;
     case "estimate":
       for (const mark of MARKS) {
