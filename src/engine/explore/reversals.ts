@@ -150,8 +150,8 @@ export function reversalOf(frame: Frame, group: GroupReversal, choice: readonly 
   }
   if (!isClosed(members, choice, row) || !holdsAfter(group, chosen)) return null;
   const was = findPending(frame.pendingAt[before] ?? null, frame.lanes[before] as number);
-  const reversal: Reversal = { kind: "reversal", before, at, lane, row, reach };
-  return isTakenHere(frame.heads, was, before, lane, row, 0, reach) ? reversal : null;
+  if (!isTakenHere(frame.heads, was, before, lane, row, 0, reach)) return null;
+  return { kind: "reversal", before, at, lane, row, reach };
 }
 
 /** True when nothing is left of a branch: a group of which every choice was tried. */
