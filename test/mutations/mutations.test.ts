@@ -51,16 +51,18 @@ function runUnchanged(mutation: Mutation): Outcome {
 }
 
 describe("undoing it is noticed", () => {
-  test.each([...MUTATIONS, ...ZAP_MUTATIONS, ...RMAP_MUTATIONS, ...LARGE_PAGE_MUTATIONS].map((mutation, n) => ({ ...mutation, n })))(
-    "$name",
-    ({ n, ...mutation }) => {
-      const before = runUnchanged(mutation);
-      expect(before.cells).toBeGreaterThan(0);
-      expect(before.properties).toEqual([]);
-      const root = mutate(mutation, n);
-      const after = runCells(root, mutation);
-      rmSync(root, { recursive: true, force: true });
-      expect(after.properties).toContain(mutation.caught);
-    },
-  );
+  test.each(
+    [...MUTATIONS, ...ZAP_MUTATIONS, ...RMAP_MUTATIONS, ...LARGE_PAGE_MUTATIONS].map((mutation, n) => ({
+      ...mutation,
+      n,
+    })),
+  )("$name", ({ n, ...mutation }) => {
+    const before = runUnchanged(mutation);
+    expect(before.cells).toBeGreaterThan(0);
+    expect(before.properties).toEqual([]);
+    const root = mutate(mutation, n);
+    const after = runCells(root, mutation);
+    rmSync(root, { recursive: true, force: true });
+    expect(after.properties).toContain(mutation.caught);
+  });
 });
