@@ -79,7 +79,7 @@ async function bodyOf(
 
 /** Explores again and again, each time with the races of the last as operations, until there are none. */
 async function findRaces(
-  { program }: KernelStudy["scenarios"][number],
+  scenario: KernelStudy["scenarios"][number],
   image: Image,
   known: readonly number[],
 ): Promise<{ places: number[]; names: string[] }> {
@@ -87,7 +87,7 @@ async function findRaces(
   const names: string[] = [];
   const end = performance.now() + SEARCH_MS;
   for (;;) {
-    const result = await check(program(image, [...places]), {
+    const result = await check(scenario.program(image, [...places]), {
       shouldStop: () => performance.now() > end,
       // A loop that a storm keeps going ends here; its races show in the first rounds.
       taskSteps: 200,

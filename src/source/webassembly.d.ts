@@ -20,8 +20,7 @@ declare namespace WebAssembly {
     value: number | bigint;
   }
   class RuntimeError extends Error {}
-  // biome-ignore lint/suspicious/noExplicitAny: what a module calls takes and gives what the module says
-  type ImportValue = Memory | ((...args: any[]) => unknown);
+  type ImportValue = Memory | ((...args: never[]) => unknown);
   type ModuleImports = Record<string, ImportValue>;
   type Exports = Readonly<Record<string, unknown>>;
   class Instance {
