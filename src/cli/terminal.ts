@@ -35,7 +35,8 @@ export function processTerminal(
       if (stderr.isTTY) stderr.write(`\r\x1b[K${(line ?? "").slice(0, columns())}`);
     },
     showsProgress: stderr.isTTY,
-    paint: picocolors.createColors(stdout.isTTY && wantsColour),
+    // A pipe has no isTTY at all, and undefined would leave the choice to the library.
+    paint: picocolors.createColors(stdout.isTTY === true && wantsColour),
   };
 }
 

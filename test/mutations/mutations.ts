@@ -289,8 +289,8 @@ function* endedFirst(kvm: Kvm, range: NotifierRange): Steps<void> {
   {
     name: "a huge page is not made writable by a fast page fault while its slot is logged",
     file: "kvm/fast-page-fault.ts",
-    find: "if (level > PG_LEVEL_4K && fault.slot !== null",
-    replace: "if (level > 9 && fault.slot !== null",
+    find: "const mustSplit = level > PG_LEVEL_4K && fault.slot !== null",
+    replace: "const mustSplit = level > 9 && fault.slot !== null",
     study: "huge-pages",
     variant: "7.2",
     scenario: "split-log",
