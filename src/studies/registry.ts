@@ -21,6 +21,7 @@ const BUILT_IN: Readonly<Record<string, () => Promise<StudyModule>>> = {
   "memslot-delete": () => import("./memslot-delete.ts"),
   "root-zap": () => import("./root-zap.ts"),
   "root-invalidate": () => import("./root-invalidate.ts"),
+  "shadow-fault": () => import("./shadow-fault.ts"),
   "tdp-fault": () => import("./tdp-fault.ts"),
   "zap-yield": () => import("./zap-yield.ts"),
 };

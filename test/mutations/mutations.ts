@@ -25,6 +25,16 @@ export interface Mutation {
 
 export const MUTATIONS: readonly Mutation[] = [
   {
+    name: "the retry check of a fault of the shadow MMU",
+    file: "kvm/shadow/fault.ts",
+    find: "return fault.slot !== null && mmuInvalidateRetryGfn(shadow.kvm, fault.mmuSeq, fault.gfn);",
+    replace: "return false;",
+    study: "shadow-fault",
+    variant: "7.2",
+    scenario: "unmap",
+    caught: "isolation",
+  },
+  {
     name: "the retry check after re-taking gpc->lock",
     file: "kvm/gpc-protocols.ts",
     find: "return { pfn, usable: !(yield* mmuNotifierRetryCache(kvm, mmuSeq)) };",

@@ -1,0 +1,87 @@
+/**
+ * What must hold of the shadow MMU's pages when nobody is working on them.
+ *
+ *   - a leaf that is present is in the reverse map of its frame, and every entry of a reverse map is a leaf of that frame;
+ *   - an entry that links a page is among the page's parents, and the page has not been freed;
+ *   - something unsync is known to everything above it: else nobody would bring it in step;
+ *   - a frame whose table has a page that is not unsync is not mapped writable: else the guest could edit it without anybody's notice.
+ *
+ * Looks with plain reads: for final predicates.
+ */
+
+import { type ShadowPage, spHasGptes, spLevel, spteOf } from "../kvm/shadow/page.ts";
+import { rmapEntries, spteAt } from "../kvm/shadow/rmap.ts";
+import type { ShadowMmu } from "../kvm/shadow/shadow-mmu.ts";
+import { gfnToRmap } from "../kvm/shadow/slot-arch.ts";
+import { isLastSpte, isShadowPresentPte, isWritablePte, spteToPfn } from "../kvm/spte.ts";
+import { ENTRIES_PER_TABLE, gfn, PG_LEVEL_1G, PG_LEVEL_4K } from "../machine/index.ts";
+
+/** Null when all is well, else what is wrong. */
+export function shadowTablesProblem(shadow: ShadowMmu): string | null {
+  if (shadow.shadowRootAllocated.value === 0) return null;
+  const live = new Set(shadow.pages.liveTables());
+  for (const table of live) {
+    const problem = pageProblem(shadow, shadow.pages.ofRoot(table) as ShadowPage, live);
+    if (problem !== null) return `${shadow.world.nameOf(table)}: ${problem}`;
+  }
+  return rmapProblem(shadow, live);
+}
+
+function pageProblem(shadow: ShadowMmu, sp: ShadowPage, live: ReadonlySet<number>): string | null {
+  for (let i = 0; i < ENTRIES_PER_TABLE; i++) {
+    const sptep = spteOf(shadow.world, sp, i);
+    const spte = sptep.value;
+    if (!isShadowPresentPte(spte)) continue;
+    if (isLastSpte(spte, spLevel(sp))) {
+      const head = headOf(shadow, shadow.pages.gfnOf(sp, i), spLevel(sp));
+      if (head !== null && !rmapEntries(shadow.world, head).includes(sptep.addr))
+        return `entry ${i} is not in its reverse map`;
+      continue;
+    }
+    const child = shadow.pages.ofFrame(spteToPfn(spte));
+    if (!live.has(child.spt.value)) return `entry ${i} links a page that has been freed`;
+    if (!rmapEntries(shadow.world, child.parent_ptes.value).includes(sptep.addr)) return `entry ${i} is no parent`;
+    const outOfStep = child.unsync.value !== 0 || child.unsync_children.value !== 0;
+    const isMarked = ((sp.unsync_child_bitmap(i >>> 5).value >>> (i & 31)) & 1) !== 0;
+    if (outOfStep && !(isMarked && sp.unsync_children.value > 0))
+      return `something below entry ${i} is unsync, and nobody knows`;
+  }
+  return null;
+}
+
+function headOf(shadow: ShadowMmu, frame: number, level: number): number | null {
+  const { memslots } = shadow.kvm;
+  for (const slot of memslots.slotsOf(memslots.setAt(memslots.active.value))) {
+    const base = slot.base_gfn.value;
+    if (frame < base || frame >= base + slot.npages.value) continue;
+    return gfnToRmap(shadow.world, slot, gfn(frame), level).value;
+  }
+  return null;
+}
+
+function rmapProblem(shadow: ShadowMmu, live: ReadonlySet<number>): string | null {
+  const { memslots } = shadow.kvm;
+  for (const slot of memslots.slotsOf(memslots.setAt(memslots.active.value))) {
+    const base = slot.base_gfn.value;
+    for (let n = 0; n < slot.npages.value; n++) {
+      const problem = frameProblem(shadow, live, base + n);
+      if (problem !== null) return `gfn 0x${(base + n).toString(16)}: ${problem}`;
+    }
+  }
+  return null;
+}
+
+function frameProblem(shadow: ShadowMmu, live: ReadonlySet<number>, frame: number): string | null {
+  const isGuarded = shadow.validPagesOf(gfn(frame)).some((sp) => spHasGptes(sp) && sp.unsync.value === 0);
+  for (let level = PG_LEVEL_4K; level <= PG_LEVEL_1G; level++) {
+    for (const addr of rmapEntries(shadow.world, headOf(shadow, frame, level) ?? 0)) {
+      const table = addr - (addr % 4096);
+      if (!live.has(table)) return "its reverse map leads to a page that has been freed";
+      const spte = spteAt(shadow.world, addr).value;
+      const sp = shadow.pages.ofEntry(addr);
+      if (!isShadowPresentPte(spte) || !isLastSpte(spte, spLevel(sp))) return "its reverse map leads to no leaf";
+      if (isGuarded && isWritablePte(spte)) return "it is a table in step with its page, and the guest may write to it";
+    }
+  }
+  return null;
+}
