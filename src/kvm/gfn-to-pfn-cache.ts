@@ -89,11 +89,16 @@ export function* kvmGpcActivate(gpc: GfnToPfnCache, target: GpcTarget): Steps<bo
   return ok;
 }
 
+/** Nobody but who activates it may use it or make it valid: it may be on no list by now. */
+function isInactive({ fields, kvm }: GfnToPfnCache): boolean {
+  return fields.active.value === 0 && !kvm.lacks("gpc-refresh-while-inactive");
+}
+
 /** kvm_gpc_check(), with gpc->lock held: may khva be used? */
 export function* kvmGpcCheck(gpc: GfnToPfnCache): Steps<boolean> {
   const { fields, kvm } = gpc;
   assertHeld(gpc.lock);
-  if (fields.active.value === 0) return false;
+  if (isInactive(gpc)) return false;
   if (fields.gpa.value !== INVALID_ADDRESS) {
     const slots = yield* kvmMemslots(kvm.memslots);
     if (fields.generation.value !== (yield* load(slots.generation))) return false;
@@ -133,7 +138,7 @@ export function* kvmGpcDeactivate(gpc: GfnToPfnCache): Steps<void> {
 function* refreshLocked(gpc: GfnToPfnCache, target: GpcTarget | null): Steps<boolean> {
   const { fields } = gpc;
   yield* writeLock(gpc.lock);
-  if (fields.active.value === 0) {
+  if (isInactive(gpc)) {
     yield* writeUnlock(gpc.lock);
     return false;
   }

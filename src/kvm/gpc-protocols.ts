@@ -172,7 +172,7 @@ function* lookUp(gpc: GfnToPfnCache, previous: Pfn): Steps<Pfn> {
  */
 function* retryLoop(gpc: GfnToPfnCache, attempt: (previous: Pfn) => Steps<Attempt>): Steps<boolean> {
   const { fields, kvm } = gpc;
-  yield* store(fields.valid, 0);
+  yield* store(fields.valid, kvm.lacks("gpc-speculatively-valid") ? 1 : 0);
   const { gpcRetriesMax } = kvm.variants;
   const again = startLoop(kvm.world);
   let pfn: Pfn = KVM_PFN_ERR_FAULT;
@@ -236,7 +236,12 @@ const D0: GpcProtocol = {
  * raised. It must be read before the sequence, which is raised before the count is lowered: else an end between the two reads goes unseen.
  */
 function* mmuNotifierRetryCache(kvm: Kvm, mmuSeq: number): Steps<boolean> {
-  if ((yield* load(kvm.memslots.mnActiveInvalidateCount)) !== 0) return true;
+  const asksOther = kvm.lacks("gpc-refresh-in-notifier-window");
+  const inFlight = asksOther ? kvm.mmuInvalidateInProgress : kvm.memslots.mnActiveInvalidateCount;
+  if (kvm.lacks("fault-retry-sample-order/c")) {
+    return (yield* load(kvm.mmuInvalidateSeq)) !== mmuSeq || (yield* load(inFlight)) !== 0;
+  }
+  if ((yield* load(inFlight)) !== 0) return true;
   return (yield* load(kvm.mmuInvalidateSeq)) !== mmuSeq;
 }
 

@@ -12,6 +12,7 @@
 import { type Cell, cell, type Steps, type World } from "../engine/index.ts";
 import { type Kernel, type Mm, RwLock, Srcu } from "../kernel/index.ts";
 import type { Gfn, Pfn } from "../machine/index.ts";
+import type { FixName } from "./fixes.ts";
 import type { GfnToPfnCache } from "./gfn-to-pfn-cache.ts";
 import { GpcList } from "./gpc-list.ts";
 import type { MemslotUpdate } from "./memory-region.ts";
@@ -56,6 +57,7 @@ export class Kvm {
   readonly mmuInvalidateRangeStart: Cell;
   readonly mmuInvalidateRangeEnd: Cell;
   readonly gpcs: GpcList<GfnToPfnCache>;
+  private readonly lacksSome: boolean;
   /** Null for a VM that has no vCPU and so maps nothing. */
   arch: KvmArch | null = null;
   /** An oracle that wants to see each frame that a gfn_to_pfn_cache is about to let its users have. */
@@ -74,5 +76,11 @@ export class Kvm {
     this.mmuInvalidateRangeStart = cell(world, "mmu_invalidate_range_start");
     this.mmuInvalidateRangeEnd = cell(world, "mmu_invalidate_range_end");
     this.gpcs = new GpcList(world, kernel);
+    this.lacksSome = variants.undone.size > 0;
+  }
+
+  /** Whether the VM runs as if this fix had never been made. */
+  lacks(fix: FixName): boolean {
+    return this.lacksSome && this.variants.undone.has(fix);
   }
 }

@@ -162,13 +162,18 @@ function* kvmSwapActiveMemslots(kvm: Kvm, old: KvmMemorySlot | null, made: KvmMe
   const addrs = replaced(current, old, made);
   const generation = active.generation.value;
   memslots.fill(inactive, addrs);
-  yield* store(inactive.generation, generation + KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS);
-  yield* waitForInvalidations(memslots);
+  const updated = generation + GENERATION_STEP;
+  const marked = generation + KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS;
+  yield* store(inactive.generation, kvm.lacks("mmio-cached-under-new-generation") ? updated : marked);
+  if (kvm.lacks("memslot-swap-unbalances-notifier")) {
+    yield* spinLock(memslots.mnInvalidateLock);
+  } else {
+    yield* waitForInvalidations(memslots);
+  }
   yield* store(memslots.active, inactive.addr, "rcu_assign_pointer(kvm->memslots)");
   yield* spinUnlock(memslots.mnInvalidateLock);
   yield* mutexUnlock(memslots.slotsArchLock);
   yield* synchronizeSrcu(memslots.srcu);
-  const updated = generation + GENERATION_STEP;
   if (kvm.arch !== null) yield* kvm.arch.memslotsUpdated(updated);
   // Only now may MMIO entries be made and believed again: nobody uses the old slots any more.
   yield* store(inactive.generation, updated);

@@ -61,6 +61,8 @@ function* kvmMmuNotifierInvalidateRangeStart(kvm: Kvm, range: NotifierRange): St
 }
 
 function* kvmMmuNotifierInvalidateRangeEnd(kvm: Kvm, range: NotifierRange): Steps<void> {
+  const countLast = !kvm.lacks("fault-retry-sample-order/b");
+  if (!countLast) yield* gpcProtocol(kvm.variants.gpc).invalidateEnd(kvm, range);
   const index = yield* srcuReadLock(kvm.srcu);
   const parts = yield* overlapping(kvm, range);
   if (parts.length > 0) {
@@ -70,7 +72,7 @@ function* kvmMmuNotifierInvalidateRangeEnd(kvm: Kvm, range: NotifierRange): Step
   }
   yield* srcuReadUnlock(kvm.srcu);
   void index;
-  yield* gpcProtocol(kvm.variants.gpc).invalidateEnd(kvm, range);
+  if (countLast) yield* gpcProtocol(kvm.variants.gpc).invalidateEnd(kvm, range);
 }
 
 /** The guest frames that the host range backs, slot by slot. */
@@ -122,14 +124,14 @@ export function* kvmMmuInvalidateEnd(kvm: Kvm): Steps<void> {
 /** mmu_invalidate_retry_gfn(), under mmu_lock: has an invalidation concerned the frame since the snapshot? */
 export function mmuInvalidateRetryGfn(kvm: Kvm, mmuSeq: number, gfn: Gfn): boolean {
   const { mmuInvalidateInProgress, mmuInvalidateRangeStart, mmuInvalidateRangeEnd, mmuInvalidateSeq } = kvm;
-  const inProgress = mmuInvalidateInProgress.value > 0;
+  const inProgress = mmuInvalidateInProgress.value > 0 && !kvm.lacks("fault-retry-sample-order/d");
   if (inProgress && gfn >= mmuInvalidateRangeStart.value && gfn < mmuInvalidateRangeEnd.value) return true;
   return mmuInvalidateSeq.value !== mmuSeq;
 }
 
 /** mmu_invalidate_retry_gfn_unsafe(): the same look without the lock; may miss an invalidation, and only spares taking the lock. */
 export function* mmuInvalidateRetryGfnUnsafe(kvm: Kvm, mmuSeq: number, gfn: Gfn): Steps<boolean> {
-  const inProgress = (yield* load(kvm.mmuInvalidateInProgress)) > 0;
+  const inProgress = (yield* load(kvm.mmuInvalidateInProgress)) > 0 && !kvm.lacks("fault-retry-sample-order/d");
   if (
     inProgress &&
     gfn >= (yield* load(kvm.mmuInvalidateRangeStart)) &&

@@ -32,7 +32,8 @@ import {
 import { eventNeedsReinjection } from "./exception.ts";
 import { fastPageFault } from "./fast-page-fault.ts";
 import { gvaToGpa } from "./guest-walk.ts";
-import { gfnToHva, gfnToMemslot, KVM_MEMSLOT_INVALID, memslotIsReadonly } from "./memslots.ts";
+import type { Kvm } from "./kvm.ts";
+import { gfnToHva, gfnToMemslot, KVM_MEMSLOT_INVALID, type KvmMemorySlot, memslotIsReadonly } from "./memslots.ts";
 import { handleMmioPageFault, vcpuCacheMmioInfo } from "./mmio.ts";
 import { mmuInvalidateRetryGfn, mmuInvalidateRetryGfnUnsafe } from "./mmu-notifier.ts";
 import { isObsoleteRoot } from "./mmu-roots.ts";
@@ -164,6 +165,7 @@ export function* kvmMmuFaultinPfn(vcpu: Vcpu, fault: KvmPageFault, access: numbe
   const { kvm } = vcpu.vm;
   // Read before the frame is looked up: an invalidation that the look-up does not see moves it.
   fault.mmuSeq = yield* load(kvm.mmuInvalidateSeq);
+  if (kvm.lacks("invalid-slot-treated-as-mmio") && isInvalidSlot(fault.slot)) fault.slot = null;
   const { slot } = fault;
   if (slot === null) return yield* kvmHandleNoslotFault(vcpu, fault, access);
   if ((slot.flags.value & KVM_MEMSLOT_INVALID) !== 0) return "retry";
@@ -173,6 +175,7 @@ export function* kvmMmuFaultinPfn(vcpu: Vcpu, fault: KvmPageFault, access: numbe
   if (fault.write && memslotIsReadonly(slot)) return "emulate";
   const page = yield* getUserPage(kvm.mm, gfnToHva(slot, fault.gfn), fault.write);
   if (page === null) return "error";
+  if (kvm.lacks("fault-retry-sample-order/a")) fault.mmuSeq = yield* load(kvm.mmuInvalidateSeq);
   fault.pfn = page.pfn;
   fault.mapWritable = page.writable && !memslotIsReadonly(slot);
   if (yield* mmuInvalidateRetryGfnUnsafe(kvm, fault.mmuSeq, fault.gfn)) {
@@ -180,6 +183,10 @@ export function* kvmMmuFaultinPfn(vcpu: Vcpu, fault: KvmPageFault, access: numbe
     return "retry";
   }
   return "continue";
+}
+
+function isInvalidSlot(slot: KvmMemorySlot | null): boolean {
+  return slot !== null && (slot.flags.value & KVM_MEMSLOT_INVALID) !== 0;
 }
 
 /** kvm_handle_noslot_fault(): the vCPU remembers the frame; the entry will say that it is MMIO. */
@@ -195,6 +202,13 @@ const GFN_MAX = 2 ** 28 - 1;
 
 /** is_page_fault_stale(), under mmu_lock: may the root, or the frame, have been taken away since the snapshot? */
 function isPageFaultStale(vcpu: Vcpu, fault: KvmPageFault): boolean {
+  const { kvm } = vcpu.vm;
+  if (kvm.lacks("fault-on-root-invalidated-by-memslot")) return isFrameStale(kvm, fault);
   if (isObsoleteRoot(vcpu)) return true;
-  return fault.slot !== null && mmuInvalidateRetryGfn(vcpu.vm.kvm, fault.mmuSeq, fault.gfn);
+  return isFrameStale(kvm, fault);
+}
+
+/** The part of it that concerns the frame. */
+export function isFrameStale(kvm: Kvm, fault: KvmPageFault): boolean {
+  return fault.slot !== null && mmuInvalidateRetryGfn(kvm, fault.mmuSeq, fault.gfn);
 }

@@ -9,7 +9,7 @@
  * One of the two sees the other. After kvm_flush_remote_tlbs() has returned, no vCPU is in the guest with a translation from before: it has
  * left on the IPI, and flushes before it enters again. One that was outside is not waited for.
  */
-import { compareExchange, fetchAnd, fetchOr, load, type Operation, type Steps } from "../engine/index.ts";
+import { compareExchange, fetchAnd, fetchOr, load, type Operation, type Steps, store } from "../engine/index.ts";
 import { current } from "../kernel/index.ts";
 import { interrupt, interruptAndWait } from "../machine/index.ts";
 import type { StatEvent } from "./trace.ts";
@@ -47,13 +47,27 @@ export function* kvmMakeAllCpusRequest(vm: Vm, request: number): Steps<boolean> 
   const self = current(vm.world).cpu;
   const targets: number[] = [];
   for (const vcpu of vm.vcpus) {
-    yield* fetchOr(vcpu.requests, request, `kvm_make_request(vcpu ${vcpu.id})`);
-    const mode = yield* compareExchange(vcpu.mode, IN_GUEST_MODE, EXITING_GUEST_MODE);
+    const mode = yield* requestAndLook(vcpu, request);
     if (mode !== OUTSIDE_GUEST_MODE && vcpu.cpu !== self) targets.push(vcpu.cpu);
   }
   if (targets.length === 0) return false;
+  if (vm.kvm.lacks("lockless-walk-vs-free/wait")) {
+    for (const cpu of targets) yield* interrupt(vm.interrupts, self, cpu);
+    return true;
+  }
   yield* interruptAndWait(vm.interrupts, self, targets);
   return true;
+}
+
+/** The request, then the mode: of a vCPU in the guest it says from here on that it has to leave. Both are locked, and so full barriers. */
+function* requestAndLook(vcpu: Vcpu, request: number): Steps<number> {
+  const text = `kvm_make_request(vcpu ${vcpu.id})`;
+  if (vcpu.vm.kvm.lacks("enter-guest-mode-without-full-fence/requester")) {
+    yield* store(vcpu.requests, (yield* load(vcpu.requests)) | request, text);
+    return yield* load(vcpu.mode);
+  }
+  yield* fetchOr(vcpu.requests, request, text);
+  return yield* compareExchange(vcpu.mode, IN_GUEST_MODE, EXITING_GUEST_MODE);
 }
 
 /** kvm_vcpu_kick() of every vCPU: those in the guest leave it, sooner or later; nobody waits for them. */

@@ -4,6 +4,7 @@
  * A kernel version is a named set of variants. The default is Linux 7.2.
  */
 import { UsageError } from "../engine/index.ts";
+import { type FixName, NOTHING_UNDONE } from "./fixes.ts";
 
 /** The recorded kernels. */
 export type KernelVersion = "6.12" | "7.2";
@@ -111,6 +112,8 @@ export interface KvmVariants {
    * addresses that come back a loop that zaps and makes pages leads back to a known state.
    */
   readonly shadowPagePool: number;
+  /** Fixes of Linux's history that this VM does without (kvm/fixes.ts). */
+  readonly undone: ReadonlySet<FixName>;
 }
 
 export const LINUX_7_2: KvmVariants = {
@@ -140,6 +143,7 @@ export const LINUX_7_2: KvmVariants = {
   unsync: true,
   unprotectsAtEntry: false,
   shadowPagePool: 0,
+  undone: NOTHING_UNDONE,
 };
 export const LINUX_6_12: KvmVariants = { ...LINUX_7_2, kernel: "6.12" };
 

@@ -241,9 +241,11 @@ function* vcpuEnterGuest(vcpu: Vcpu): Steps<VmExit | "dirty-ring-full" | "enospc
   }
   setHardwareRoot(vcpu);
   yield* maskInterrupts(interrupts, vcpu.cpu);
+  const leavesLast = !kvm.lacks("enter-guest-mode-without-full-fence/vcpu");
+  if (!leavesLast) yield* srcuReadUnlock(kvm.srcu);
   yield* store(vcpu.mode, IN_GUEST_MODE);
   // Leaving SRCU is a full barrier: the mode is visible before the requests are read.
-  yield* srcuReadUnlock(kvm.srcu);
+  if (leavesLast) yield* srcuReadUnlock(kvm.srcu);
   const requested = (yield* load(vcpu.requests)) !== 0 || (yield* load(vcpu.mode)) !== IN_GUEST_MODE;
   if (!requested) traceEntry(vcpu);
   const exit = requested ? null : yield* vmrun(guest);

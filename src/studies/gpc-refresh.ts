@@ -40,7 +40,7 @@ import {
 import { GfnToPfnCache, kvmGpcCheck, kvmGpcRefresh } from "../kvm/gfn-to-pfn-cache.ts";
 import { Kvm } from "../kvm/kvm.ts";
 import { mmuNotifierOps } from "../kvm/mmu-notifier.ts";
-import { type GpcDesign, LINUX_7_2 } from "../kvm/variants.ts";
+import { type GpcDesign, type KvmVariants, LINUX_7_2 } from "../kvm/variants.ts";
 import { gfn, type Hva, hva, PAGE_SIZE, pfnToHpa } from "../machine/index.ts";
 import { mappingPublished } from "../oracle/isolation.ts";
 import { type CellDescription, cell, type Study, type StudyCell, study } from "./study.ts";
@@ -71,19 +71,27 @@ export interface SceneOptions {
   readonly valid?: boolean;
   /** Linux starts over as often as it takes; a complete exploration needs a bound (see KvmVariants). */
   readonly retriesMax?: number;
+  /** Fixes that the VM does without. */
+  readonly undone?: KvmVariants["undone"];
   /** Look at what a refresh lets users have at the moment when it does. */
   readonly publication?: boolean;
 }
 
-function makeScene(world: World, options: SceneOptions): Scene {
+/** The scene on our own body. */
+export interface OwnScene extends Scene {
+  readonly gpc: GfnToPfnCache;
+}
+
+export function makeScene(world: World, options: SceneOptions): OwnScene {
   const { design, memslot = true, valid = false, retriesMax = 1, publication = false } = options;
+  const { undone = LINUX_7_2.undone } = options;
   const kernel = new Kernel(world);
   const frames = new PageFrames(world);
   const mm = new Mm(world, frames, BASE, 8);
   for (let n = 0; n < 8; n++) mm.addVma(page(n), page(n + 1), PROT_READ | PROT_WRITE);
   const frame = mm.populate(CACHED, "the page");
   mm.populate(page(5), "another page");
-  const kvm = new Kvm(world, kernel, mm, { ...LINUX_7_2, gpc: design, gpcRetriesMax: retriesMax });
+  const kvm = new Kvm(world, kernel, mm, { ...LINUX_7_2, gpc: design, gpcRetriesMax: retriesMax, undone });
   mm.notifiers.push(mmuNotifierOps(kvm));
   if (publication) kvm.onGpcPublished = (published) => mappingPublished(world, published);
   const gpc = new GfnToPfnCache(kvm);
@@ -102,7 +110,7 @@ function makeScene(world: World, options: SceneOptions): Scene {
     fields.khva.value = pfnToHpa(frame);
   }
   return {
-    ...{ world, mm },
+    ...{ world, mm, gpc },
     refresh: () => kvmGpcRefresh(gpc),
     use: () => useCache(world, gpc),
     started: newCell(world, "started"),

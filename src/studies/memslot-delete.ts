@@ -19,12 +19,12 @@ import { hostPage, type TdpScene, tdpScene } from "./tdp-scene.ts";
 const FRAMES = 2;
 
 /** Deletes the memslot, and gives its memory away. */
-function* deleteAndUnmap(scene: TdpScene): Steps<void> {
+export function* deleteAndUnmap(scene: TdpScene): Steps<void> {
   yield* deleteSlot(scene);
   yield* munmap(scene.mm, hostPage(0), hostPage(1));
 }
 
-function* deleteSlot({ vm }: TdpScene): Steps<void> {
+export function* deleteSlot({ vm }: TdpScene): Steps<void> {
   const error = yield* kvmSetMemoryRegion(vm.kvm, {
     id: 0,
     baseGfn: gfn(0),

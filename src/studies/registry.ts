@@ -11,6 +11,9 @@ interface StudyModule {
 /** Imported when asked for: a study of the whole MMU takes its time to load. */
 const BUILT_IN: Readonly<Record<string, () => Promise<StudyModule>>> = {
   aging: () => import("./aging.ts"),
+  "bugs-gpc": () => import("./bugs-gpc.ts"),
+  "bugs-notifier": () => import("./bugs-notifier.ts"),
+  "bugs-ordering": () => import("./bugs-ordering.ts"),
   "dirty-log": () => import("./dirty-log.ts"),
   "gpc-refresh": () => import("./gpc-refresh.ts"),
   "lockless-aging": () => import("./lockless-aging.ts"),

@@ -16,7 +16,7 @@ import { type TdpScene, tdpScene } from "./tdp-scene.ts";
 
 const FRAMES = 2;
 
-function* zapAllFast({ vm }: TdpScene): Steps<void> {
+export function* zapAllFast({ vm }: TdpScene): Steps<void> {
   const { slotsLock } = vm.kvm.memslots;
   yield* mutexLock(slotsLock);
   yield* kvmMmuZapAllFast(vm);

@@ -70,6 +70,8 @@ export interface TdpSceneOptions {
   readonly prepare?: TaskOf;
   /** What must hold at the end besides the tables' order: null when it does. */
   readonly check?: (scene: TdpScene, results: Results) => string | null;
+  /** In place of running its guest once: what each vCPU's thread does. */
+  readonly vcpuThread?: (scene: TdpScene, vcpu: number) => Steps<unknown>;
 }
 
 type TaskOf = (scene: TdpScene) => Steps<unknown>;
@@ -104,7 +106,7 @@ function makeScene(world: World, options: TdpSceneOptions): TdpScene {
 }
 
 /** Runs a vCPU, from power-on. */
-function* runGuest(vm: Vm, vcpu: number, instructions: readonly GuestInstruction[]): Steps<string> {
+export function* runGuest(vm: Vm, vcpu: number, instructions: readonly GuestInstruction[]): Steps<string> {
   const thread = vm.vcpus[vcpu] as Vm["vcpus"][number];
   thread.reset();
   return yield* kvmArchVcpuIoctlRun(thread, instructions);
@@ -118,7 +120,8 @@ export function tdpScene(name: string, options: TdpSceneOptions): Program {
   // A vCPU with nothing to do is outside the guest, and no task.
   const running = [...options.guests.entries()].filter(([, instructions]) => instructions.length > 0);
   for (const [i, instructions] of running) {
-    tasks[`vcpu${i}`] = ({ world, vm }) => kthread(world, runGuest(vm, i, instructions));
+    tasks[`vcpu${i}`] = (scene) =>
+      kthread(scene.world, options.vcpuThread?.(scene, i) ?? runGuest(scene.vm, i, instructions));
   }
   for (const [thread, body] of Object.entries(options.threads ?? {}))
     tasks[thread] = (scene) => kthread(scene.world, body(scene));

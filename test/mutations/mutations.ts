@@ -69,39 +69,6 @@ export const MUTATIONS: readonly Mutation[] = [
     caught: "isolation",
   },
   {
-    name: "the retry check reads the active count before the sequence",
-    file: "kvm/gpc-protocols.ts",
-    find: `  if ((yield* load(kvm.memslots.mnActiveInvalidateCount)) !== 0) return true;
-  return (yield* load(kvm.mmuInvalidateSeq)) !== mmuSeq;`,
-    replace: `  if ((yield* load(kvm.mmuInvalidateSeq)) !== mmuSeq) return true;
-  return (yield* load(kvm.memslots.mnActiveInvalidateCount)) !== 0;`,
-    study: "gpc-refresh",
-    variant: "D0",
-    scenario: "use",
-    caught: "isolation",
-  },
-  {
-    name: "invalidate_range_end() moves the sequence before it lowers the active count",
-    file: "kvm/mmu-notifier.ts",
-    find: `  void index;
-  yield* gpcProtocol(kvm.variants.gpc).invalidateEnd(kvm, range);
-}`,
-    replace: `  void index;
-}
-function* endedFirst(kvm: Kvm, range: NotifierRange): Steps<void> {
-  yield* gpcProtocol(kvm.variants.gpc).invalidateEnd(kvm, range);
-  yield* kvmMmuNotifierInvalidateRangeEnd(kvm, range);
-}`,
-    also: {
-      find: "invalidateRangeEnd: (range) => kvmMmuNotifierInvalidateRangeEnd(kvm, range)",
-      replace: "invalidateRangeEnd: (range) => endedFirst(kvm, range)",
-    },
-    study: "gpc-refresh",
-    variant: "D0",
-    scenario: "use",
-    caught: "isolation",
-  },
-  {
     name: "the stale check of the TDP fault under mmu_lock",
     file: "kvm/mmu.ts",
     find: "if (!isPageFaultStale(vcpu, fault)) result",
@@ -147,7 +114,7 @@ function* endedFirst(kvm: Kvm, range: NotifierRange): Steps<void> {
     file: "kvm/vcpu.ts",
     find: `  yield* store(vcpu.mode, IN_GUEST_MODE);
   // Leaving SRCU is a full barrier: the mode is visible before the requests are read.
-  yield* srcuReadUnlock(kvm.srcu);
+  if (leavesLast) yield* srcuReadUnlock(kvm.srcu);
   const requested = (yield* load(vcpu.requests)) !== 0 || (yield* load(vcpu.mode)) !== IN_GUEST_MODE;`,
     replace: `  const early = (yield* load(vcpu.requests)) !== 0;
   yield* store(vcpu.mode, IN_GUEST_MODE);

@@ -18,8 +18,7 @@ import { kvmInjectEmulatedPageFault } from "../exception.ts";
 import { fastFixedSpte, pageFaultCanBeFast } from "../fast-page-fault.ts";
 import { walkAddr } from "../guest-walk.ts";
 import { gfnToMemslot } from "../memslots.ts";
-import { kvmMmuFaultinPfn } from "../mmu.ts";
-import { mmuInvalidateRetryGfn } from "../mmu-notifier.ts";
+import { isFrameStale, kvmMmuFaultinPfn } from "../mmu.ts";
 import { errorBit, type KvmPageFault, type RetPf } from "../page-fault.ts";
 import { isWritablePte } from "../spte.ts";
 import type { Vcpu } from "../vcpu.ts";
@@ -83,18 +82,18 @@ function* underMmuLock(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault, map: 
   const found = fault.pfn;
   let result: RetPf = "retry";
   yield* writeLock(kvm.mmuLock);
-  if (!isShadowFaultStale(vcpu, shadow, fault)) {
-    if (yield* makeMmuPagesAvailable(shadow)) result = yield* map();
-    else result = "error";
-  }
+  // Room first: what is zapped for it may be what the fault is about to use.
+  if (!(yield* makeMmuPagesAvailable(shadow))) result = "error";
+  else if (!isShadowFaultStale(vcpu, shadow, fault)) result = yield* map();
   yield* writeUnlock(kvm.mmuLock);
   if (fault.slot !== null) yield* putPage(kvm.mm.frames, found);
   return result;
 }
 
 function isShadowFaultStale(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault): boolean {
-  if (isObsoleteShadowRoot(vcpu, shadow)) return true;
-  return fault.slot !== null && mmuInvalidateRetryGfn(shadow.kvm, fault.mmuSeq, fault.gfn);
+  const looksAtRoot = !shadow.kvm.lacks("fault-on-root-invalidated-by-memslot");
+  if (looksAtRoot && isObsoleteShadowRoot(vcpu, shadow)) return true;
+  return isFrameStale(shadow.kvm, fault);
 }
 
 /** direct_page_fault() */

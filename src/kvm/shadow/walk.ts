@@ -63,10 +63,12 @@ export function shadowWalkNext(shadow: ShadowMmu, walk: ShadowWalk, spte: U64): 
 
 /** walk_shadow_page_lockless_begin() */
 export function* walkShadowPageLocklessBegin(vcpu: Vcpu): Steps<void> {
-  yield* maskInterrupts(vcpu.vm.interrupts, vcpu.cpu);
+  const { kvm, interrupts } = vcpu.vm;
+  yield* maskInterrupts(interrupts, vcpu.cpu);
+  if (kvm.lacks("lockless-walk-vs-free/mode")) return;
   yield* store(vcpu.mode, READING_SHADOW_PAGE_TABLES);
   // smp_store_mb(): the mode is visible before any entry is read.
-  yield* fence(vcpu.world);
+  if (!kvm.lacks("lockless-walk-vs-free/fence")) yield* fence(vcpu.world);
 }
 
 /** walk_shadow_page_lockless_end() */

@@ -1,0 +1,107 @@
+/**
+ * Fixes of Linux's history that can be undone: a VM whose variants name one runs as if it had never been made.
+ *
+ * Each is asked for at the one place where the fix stands ({@link Kvm.lacks}), so that the code without it is the MMU's own, and what a study finds in
+ * it is what the checker would have found at the time. A name with a slash is one of several parts that a fix or a rule has, each of which is needed.
+ *
+ * Ids are those of Linux's commits. Those in REMEMBERED were not looked up anywhere.
+ */
+
+export interface Fix {
+  /** Its number in the list of bugs (docs/bugs.md), and a letter for each of several parts. */
+  readonly bug: string;
+  /** The commit that made it; for a rule that was always there, the one that states it. */
+  readonly commit: string;
+  /** The code without it, in one clause. */
+  readonly without: string;
+}
+
+export const FIXES = {
+  "gpc-refresh-in-notifier-window": {
+    bug: "T03",
+    commit: "58cd407ca4c6",
+    without: "a refresh asks mmu_invalidate_in_progress, which start() raises after it has been to the caches",
+  },
+  "enter-guest-mode-without-full-fence/vcpu": {
+    bug: "T04a",
+    commit: "6b7e2d099148",
+    without: "a vCPU leaves SRCU first and then stores its mode: no barrier before it reads its requests",
+  },
+  "enter-guest-mode-without-full-fence/requester": {
+    bug: "T04b",
+    commit: "6b7e2d099148",
+    without: "a request is stored plainly, and the mode read plainly after it",
+  },
+  "lockless-walk-vs-free/fence": {
+    bug: "T05a",
+    commit: "c142786c6291",
+    without: "no barrier between the walker's mode and its first entry",
+  },
+  "lockless-walk-vs-free/mode": {
+    bug: "T05b",
+    commit: "c142786c6291",
+    without: "the walker has interrupts off, and does not say so by its mode",
+  },
+  "lockless-walk-vs-free/wait": {
+    bug: "T05c",
+    commit: "c142786c6291",
+    without: "who frees sends the interrupt, and does not wait until it is taken",
+  },
+  "fault-on-root-invalidated-by-memslot": {
+    bug: "T07",
+    commit: "a955cad84cda",
+    without: "a fault looks only at the sequence, not whether its root is still valid",
+  },
+  "fault-retry-sample-order/a": {
+    bug: "T11a",
+    commit: "ba6e3fe25543",
+    without: "the sequence is read after the page was looked up",
+  },
+  "fault-retry-sample-order/b": {
+    bug: "T11b",
+    commit: "ba6e3fe25543",
+    without: "end() lowers the count of invalidations in flight before it moves the sequence",
+  },
+  "fault-retry-sample-order/c": {
+    bug: "T11c",
+    commit: "ba6e3fe25543",
+    without: "who looks without mmu_lock reads the sequence before the count",
+  },
+  "fault-retry-sample-order/d": {
+    bug: "T11d",
+    commit: "ba6e3fe25543",
+    without: "invalidations in progress are not looked at, only those that have ended",
+  },
+  "gpc-speculatively-valid": {
+    bug: "T18",
+    commit: "58cd407ca4c6",
+    without: "a refresh sets `valid` before it drops gpc->lock to look the page up",
+  },
+  "gpc-refresh-while-inactive": {
+    bug: "T19",
+    commit: "ecbcf030b456",
+    without: "check and refresh do not ask whether the cache is active, that is, on the list",
+  },
+  "invalid-slot-treated-as-mmio": {
+    bug: "T13",
+    commit: "e0c378684b65",
+    without: "a fault that finds an invalid memslot takes the frame for MMIO",
+  },
+  "memslot-swap-unbalances-notifier": {
+    bug: "T14",
+    commit: "52ac8b358b0c",
+    without: "a memslot update does not wait for invalidations between start and end",
+  },
+  "mmio-cached-under-new-generation": {
+    bug: "T20",
+    commit: "ee3d1570b586",
+    without: "the memslots have their final generation as soon as they are published",
+  },
+} as const satisfies Readonly<Record<string, Fix>>;
+
+export type FixName = keyof typeof FIXES;
+
+/** Ids that nobody has looked up. */
+export const REMEMBERED: ReadonlySet<string> = new Set<string>();
+
+export const NOTHING_UNDONE: ReadonlySet<FixName> = new Set();
