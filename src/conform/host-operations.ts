@@ -10,7 +10,7 @@ import { collectDirtyRing, kvmResetDirtyRings } from "../kvm/dirty-ring.ts";
 import { kvmVmIoctlSetClock } from "../kvm/kvm-clock.ts";
 import { kvmSetMemoryRegion } from "../kvm/memory-region.ts";
 import { KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, type SlotDescription } from "../kvm/memslots.ts";
-import { kvmVcpuPreFaultMemory } from "../kvm/pre-fault.ts";
+import { kvmVcpuPreFaultMemory, preFaultNeedsSignal } from "../kvm/pre-fault.ts";
 import { kvmVmIoctlSetNrMmuPages } from "../kvm/shadow/zap.ts";
 import type { Vm } from "../kvm/vm.ts";
 import { type Gpa, gfn, type Hva, hva, PAGE_SIZE } from "../machine/index.ts";
@@ -36,6 +36,8 @@ export interface OperationMachine {
     readonly end: Hva;
   };
 }
+
+const EINTR = 4;
 
 type Named<Name extends HostOperation["host"]> = Extract<HostOperation, { readonly host: Name }>;
 
@@ -134,7 +136,10 @@ const HOST_OPERATIONS: { readonly [Name in HostOperation["host"]]?: Code<Name> }
   prefault: (machine, { vcpu, gpa, len }, task) => {
     const thread = machine.vm.vcpus[vcpu];
     if (thread === undefined) throw new UsageError(`prefault: there is no vcpu ${vcpu}; mend the workload`);
+    // Nobody else runs, so the VMM's own alarm is all that ends it.
+    if (preFaultNeedsSignal(thread)) return { rc: -EINTR };
     machine.sequentially(task, () => kvmVcpuPreFaultMemory(thread, gpa as Gpa, len));
+    return undefined;
   },
   nr_mmu_pages: (machine, { pages }, task) => {
     const { shadow } = machine.vm;

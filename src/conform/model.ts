@@ -12,7 +12,7 @@ import { kvmPrepareDirtyBitmap } from "../kvm/dirty-log.ts";
 import { loadPdptrs } from "../kvm/guest-walk.ts";
 import { Kvm } from "../kvm/kvm.ts";
 import { formatEvent, isKvmEvent, isStatEvent, type KvmEvent } from "../kvm/trace.ts";
-import { variantsOfKernel } from "../kvm/variants.ts";
+import { type KvmVariants, variantsOfKernel } from "../kvm/variants.ts";
 import { kvmArchVcpuIoctlRun } from "../kvm/vcpu.ts";
 import { Vm } from "../kvm/vm.ts";
 import { gfn, type Hva, hva, Interrupts, PAGE_SIZE, pagingModeOf } from "../machine/index.ts";
@@ -43,6 +43,22 @@ export interface ModelInput {
   readonly kernel: string;
   /** What the host did; null: the modelled host decides. */
   readonly recording: KernelRecording | null;
+  /** Designs in which the VM differs from the kernel's on the machine of the recordings: EPT, PML. */
+  readonly variants?: Partial<KvmVariants>;
+  /** The CPU keeps translations from one stay in the guest to the next, which the processor of the recordings does not. */
+  readonly keepsTranslations?: boolean;
+  /** Looks at the machine after the set-up (`at` is -1), after each operation, and after the teardown (`at` is their number). */
+  readonly inspect?: (machine: InspectedMachine, at: number, run: OperationRun | null) => void;
+}
+
+/** What a check between two operations may look at; nothing runs meanwhile. */
+export interface InspectedMachine {
+  readonly vm: Vm;
+  readonly workload: Workload;
+  /** Where a memory starts on the host. */
+  hvaOf(memory: number): Hva;
+  /** KVM's statistics as they are now. */
+  readonly counters: Stats;
 }
 
 export interface ModelRun extends WorkloadRun {
@@ -59,11 +75,18 @@ export function runWorkload(input: ModelInput): ModelRun {
   if (input.recording === null) checkRunnable(input.workload);
   const machine = new ModelMachine(input);
   const setup = machine.setUp();
-  const operations = input.workload.ops.map((operation, at) => machine.run(operation, at));
-  return { setup, operations, teardown: machine.tearDown(), layout: machine.layout, notModelled: machine.notModelled };
+  input.inspect?.(machine, -1, null);
+  const operations = input.workload.ops.map((operation, at) => {
+    const run = machine.run(operation, at);
+    input.inspect?.(machine, at, run);
+    return run;
+  });
+  const teardown = machine.tearDown();
+  input.inspect?.(machine, operations.length, null);
+  return { setup, operations, teardown, layout: machine.layout, notModelled: machine.notModelled };
 }
 
-class ModelMachine implements OperationMachine {
+class ModelMachine implements OperationMachine, InspectedMachine {
   readonly notModelled: string[] = [];
   readonly layout: HostLayout;
   readonly vm: Vm;
@@ -77,7 +100,7 @@ class ModelMachine implements OperationMachine {
   private readonly ownPlaces: OwnLayout;
   private readonly tables: GuestTables;
   private readonly initial: InitialState;
-  private readonly counters: Stats;
+  readonly counters: Stats;
   private reported = 0;
 
   constructor(input: ModelInput) {
@@ -97,7 +120,7 @@ class ModelMachine implements OperationMachine {
     this.world = new World({ staticBytes, arenaBytes: PAGE_SIZE, tasksMax: lanes });
     const align = gigantic ? 512 * HUGE : HUGE;
     const window = this.plan === null ? ownWindow(this.ownPlaces, align) : windowOf(this.layout.places, align);
-    const variants = variantsOfKernel(kernel);
+    const variants = { ...variantsOfKernel(kernel), ...input.variants };
     const isOwn = this.plan === null;
     const frames = new PageFrames(this.world, { reuse: isOwn });
     const kvmKernel = new Kernel(this.world);
@@ -151,7 +174,7 @@ class ModelMachine implements OperationMachine {
       vcpu.reset(pagingModeOf(this.initial));
       vcpu.guest.handler = exceptionHandler(this.workload);
       // The processor of the recordings keeps no translation from one VMRUN to the next.
-      vcpu.guest.forgetsBetweenStays = true;
+      vcpu.guest.forgetsBetweenStays = this.input.keepsTranslations !== true;
     }
     this.writeGuestTables();
     this.loadPdptes();

@@ -28,7 +28,17 @@ import {
 } from "./entry.ts";
 import type { HugeEntry, Mm } from "./mm.ts";
 import { MMU_NOTIFY_CLEAR, type NotifierRange, notifyEnd, notifyStart } from "./notifier.ts";
-import { allowFrame, copyPages, PG_EXCLUSIVE, PG_FILE, PG_KSM, putPage, revokeFrame, tryGetPage } from "./page.ts";
+import {
+  allowFrame,
+  copyPages,
+  copyRevokedPages,
+  PG_EXCLUSIVE,
+  PG_FILE,
+  PG_KSM,
+  putPage,
+  revokeFrame,
+  tryGetPage,
+} from "./page.ts";
 import { splitHugePmd } from "./split.ts";
 import { isHugetlb, PROT_WRITE, pageSizeOf, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_SHARED, type Vma } from "./vma.ts";
 
@@ -119,7 +129,9 @@ function* doFault(mm: Mm, vma: Vma, addr: Hva, write: boolean): Steps<number> {
   const isShared = (vma.vm_flags.value & VM_SHARED) !== 0;
   if (write && !isShared) {
     const frame = mm.frames.allocate(nameOf(addr));
-    yield* copyPages(mm.frames, cached, frame);
+    // Mapped nowhere, it may have been taken away from secondary users; the kernel itself still reads its cache.
+    if (mm.frames.headOf(cached)._mapcount.value === 0) copyRevokedPages(mm.frames, cached, frame);
+    else yield* copyPages(mm.frames, cached, frame);
     noteAnonymous(mm, vma, frame);
     return makePte(frame, true);
   }
