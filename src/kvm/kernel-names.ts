@@ -151,6 +151,7 @@ export const KERNEL_NAMES: Readonly<Record<string, string>> = {
   kvmMmuNotifierClearYoung: "kvm_mmu_notifier_clear_flush_young",
   kvmMmuNotifierTestYoung: "kvm_mmu_notifier_test_young",
   kvmMmuPageFault: "kvm_mmu_page_fault",
+  kvmMmuReload: "kvm_mmu_reload",
   kvmMmuResetContext: "kvm_mmu_reset_context",
   kvmMmuSlotApplyFlags: "kvm_mmu_slot_apply_flags",
   kvmMmuSlotGfnWriteProtect: "kvm_mmu_slot_gfn_write_protect",
