@@ -24,8 +24,11 @@ export class Violation extends Error {
   override name = "Violation";
   /** The property's name, stable, as it appears in reports, tests and links. */
   readonly property: string;
-  constructor(property: string, message: string) {
+  /** A place in the object whose end of life is what does not hold. */
+  readonly place: number | null;
+  constructor(property: string, message: string, place: number | null = null) {
     super(message);
     this.property = property;
+    this.place = place;
   }
 }

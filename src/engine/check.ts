@@ -9,11 +9,10 @@
  * them, and asks {@link resultOf} for the result: it is the same.
  */
 import { UsageError } from "./assert.ts";
-import { diagram, type HeadingOf } from "./diagram.ts";
+import type { HeadingOf } from "./diagram.ts";
 import type { MemoryModel } from "./execution.ts";
 import { type Estimate, type EstimateSource, Estimator } from "./explore/estimate.ts";
 import { detectionProbability } from "./explore/pct.ts";
-import type { Finding } from "./failures.ts";
 import {
   addTotals,
   firstJobs,
@@ -25,7 +24,9 @@ import {
   type Totals,
 } from "./job.ts";
 import type { Program } from "./program.ts";
-import { type ReplayStep, replay } from "./replay.ts";
+import { type CheckFailure, reportsOf } from "./reports.ts";
+
+export type { CheckFailure };
 
 export type Verdict = "holds" | "fails" | "unknown";
 
@@ -65,20 +66,6 @@ export interface Progress {
   readonly states: number;
   /** Executions that there are in all, as far as known (dpor, when asked for). */
   readonly estimate: Estimate | null;
-}
-
-/** A property that fails, with the shortest execution found that shows it. */
-export interface CheckFailure {
-  readonly property: string;
-  readonly message: string;
-  /** The schedule: `replay(program, parseSchedule(failure.replay))` shows it again. */
-  readonly replay: string;
-  readonly diagram: string;
-  readonly steps: readonly ReplayStep[];
-  /** For a livelock: the step from which on the schedule repeats. */
-  readonly cycleFrom?: number;
-  /** For a race: the place. */
-  readonly addr?: number;
 }
 
 /** What a clean sample means: a failure of this depth would have shown in each execution with this probability at the least. */
@@ -171,7 +158,7 @@ export function resultOf<S>(
   headingOf?: HeadingOf,
 ): CheckResult {
   const { executions, blocked, waiting, stopped, leftOut, states } = totals;
-  const failures = totals.findings.map((finding) => reportOf(program, method.model, finding, headingOf));
+  const failures = reportsOf(program, method.model, totals, headingOf);
   const isSample = method.strategy === "random" || method.strategy === "pct";
   const complete = ended && !isSample && !totals.partial && stopped === 0 && leftOut === 0;
   return {
@@ -185,21 +172,4 @@ export function resultOf<S>(
 
 function detectionOf(depth: number, { lanesSeen: lanes, stepsSeen: steps }: Totals): Detection {
   return { depth, lanes, steps, probability: detectionProbability(lanes, steps, depth) };
-}
-
-/** Replays a finding, for its diagram. */
-function reportOf<S>(program: Program<S>, model: MemoryModel, finding: Finding, headingOf?: HeadingOf): CheckFailure {
-  const { property, message, steps, schedule, addr } = finding;
-  const shown = replay(program, { model, steps }, addr);
-  const cycleFrom = finding.cycleFrom === undefined ? {} : { cycleFrom: finding.cycleFrom };
-  const options = headingOf === undefined ? cycleFrom : { ...cycleFrom, headingOf };
-  return {
-    property,
-    message,
-    replay: schedule,
-    diagram: diagram(shown, `${property}: ${message}`, options),
-    steps: shown.steps,
-    ...cycleFrom,
-    ...(addr === undefined ? {} : { addr }),
-  };
 }

@@ -11,6 +11,7 @@
  */
 import { type DiagramLine, foldLoops } from "./diagram-loops.ts";
 import type { Replay, ReplayStep, SourcePlace } from "./replay.ts";
+import { modelledPlaces } from "./sides.ts";
 
 const WIDTH = 72;
 const GAP = 2;
@@ -54,7 +55,7 @@ export function diagram(replay: Replay, verdictLine: string, options: DiagramOpt
     }
     put(cpu, ` ${text}`);
   }
-  const marked = wrap(`<-- ${verdictLine}`, WIDTH - 2);
+  const marked = wrap(`<-- ${verdictLine}`, WIDTH - 3);
   lines.push(...marked.map((part, k) => ` ${k === 0 ? "" : "    "}${part}`));
   return lines.join("\n");
 }
@@ -88,7 +89,7 @@ function lineInC({ stack }: ReplayStep): string {
 
 /** The modelled function that made the step, not the primitive (a lock, a barrier) that it used. */
 function headingFor(step: ReplayStep, headingOf: HeadingOf | undefined): string {
-  const places = step.stack.filter((frame) => !PRIMITIVES.test(frame.file));
+  const places = modelledPlaces(step.stack);
   for (const place of places) {
     const heading = headingOf?.(place) ?? null;
     if (heading !== null) return heading;
@@ -97,9 +98,6 @@ function headingFor(step: ReplayStep, headingOf: HeadingOf | undefined): string 
   const own = (places[0] ?? step.stack[0])?.function ?? "";
   return own === "" ? "" : `${own}()`;
 }
-
-/** Files whose functions are what modelled code is made of, not the code itself. */
-const PRIMITIVES = /[\\/](locks|rcu|wait-queue|interrupts)\.[jt]s$/;
 
 function banner(text: string): string {
   const side = Math.max(0, Math.floor((WIDTH - 4 - text.length) / 2));
@@ -110,8 +108,7 @@ function banner(text: string): string {
 function wrap(text: string, width: number): string[] {
   const parts: string[] = [];
   let rest = text;
-  while (rest.length > width) {
-    const room = parts.length === 0 ? width : width - 2;
+  for (let room = width; rest.length > room; room = width - 2) {
     const cut = breakAt(rest, room);
     parts.push(rest.slice(0, cut));
     rest = rest.slice(cut).trimStart();

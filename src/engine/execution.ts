@@ -148,12 +148,9 @@ export class Execution implements Driver {
     task.finished = true;
     task.halted = true;
     task.body = null;
-    this.fail(error.property, error.message, task.lane);
-  }
-
-  /** Notes a failure of the last event or of the plain code after it. */
-  fail(property: string, message: string, lane: number): void {
-    this.failures.push({ property, message, lane, event: this.events.length - 1 });
+    const { property, message, place } = error;
+    const peers = place === null ? [] : this.order.lastChangeOf(this.world.lifeOf(place));
+    this.failures.push({ property, message, lane: task.lane, event: this.events.length - 1, peers });
   }
 
   /** Notes a failure of the execution as a whole. */
@@ -444,7 +441,8 @@ export class Execution implements Driver {
     const old = heap.read(life, 8);
     op.resultLo = old;
     events.oldLo[i] = old;
-    this.checkRace(i, life, 8, AccessClass.Write, task.lane);
+    const race = this.races.markedAccess(i, life, 8, AccessClass.Write, task.lane);
+    if (race !== null) this.reportRace({ ...race, named: op.addr, what: op.text === "" ? "revived" : op.text });
     if (op.text !== "" && old === state) {
       const message = `${world.nameOf(op.addr)}: ${op.text} twice`;
       this.failures.push({ property: "double-free", message, lane: task.lane, event: i });
@@ -550,7 +548,8 @@ export class Execution implements Driver {
 
   private readonly reportRace = (race: Race): void => {
     const { lane, event, addr, peer } = race;
-    this.failures.push({ property: "data-race", message: raceText(this.world, race), lane, event, addr, peer });
+    const message = raceText(this.world, race);
+    this.failures.push({ property: "data-race", message, lane, event, addr, peers: [peer] });
   };
 
   // --- taking back ---------------------------------------------------------------------------------------------

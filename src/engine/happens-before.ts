@@ -6,6 +6,7 @@
  */
 import { AccessHistory } from "./access-history.ts";
 import { AccessClass, type EventLog, grow } from "./event-log.ts";
+import type { Moment } from "./failure.ts";
 import type { Operation } from "./operation.ts";
 
 type Load = Operation<unknown>;
@@ -140,6 +141,14 @@ export class HappensBefore {
     if (load === null || !this.isDrainOf(event, load.task.lane)) return false;
     const addr = this.events.addr[event] as number;
     return addr <= load.addr && load.addr + load.size <= addr + (this.events.size[event] as number);
+  }
+
+  /** The last event that changed the life at that address; none when nothing has. */
+  lastChangeOf(life: number): Moment[] {
+    if (life === 0) return [];
+    const { lane, nth, lifeAccess } = this.events;
+    const last = this.listOf(this.history.locationOf(life)).findLast((i) => lifeAccess[i] === AccessClass.Write);
+    return last === undefined ? [] : [{ lane: lane[last] as number, nth: nth[last] as number }];
   }
 
   /** True when event `event` is the draining of a store that the task had issued. */

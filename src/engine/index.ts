@@ -32,6 +32,7 @@ export {
 export { type DiagramOptions, diagram, type HeadingOf } from "./diagram.ts";
 export { Execution, type Failure, type MemoryModel, type Scheduler } from "./execution.ts";
 export { type Estimate, Estimator, type Glance, glance } from "./explore/estimate.ts";
+export type { Fact, FactJudge, Judgement } from "./facts.ts";
 export type { Finding } from "./failures.ts";
 export { chain, copyHash, type Hash, setHash } from "./hash.ts";
 export { type AccessSize, PAGE_SIZE } from "./heap.ts";

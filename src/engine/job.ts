@@ -16,10 +16,12 @@ import { PctExplorer } from "./explore/pct.ts";
 import { RandomExplorer, type Sampler, seedOfRun } from "./explore/random.ts";
 import type { Frame } from "./explore/reversals.ts";
 import { divide, readSubtree, type Subtree, WHOLE_TREE, writeSubtree } from "./explore/subtree.ts";
+import { type Fact, factsOf, failureOf, judgeFacts } from "./facts.ts";
 import { type Finding, isBetter, keyOf, type Length, mergeFindings } from "./failures.ts";
-import { shortForm } from "./minimise.ts";
+import { plainForm, type ShortForm, shortForms } from "./minimise.ts";
 import { finish, makeWorld, type Program } from "./program.ts";
 import { formatSchedule, type Step } from "./schedule.ts";
+import { Verifier } from "./verify.ts";
 
 export type Strategy = "dpor" | "random" | "pct" | "graph";
 
@@ -77,6 +79,8 @@ export interface Totals {
   /** A state graph was left incomplete. */
   readonly partial: boolean;
   readonly findings: readonly Finding[];
+  /** What tasks did that may not go together (facts.ts), each as a finding whose message is its key. */
+  readonly facts: readonly Finding[];
 }
 
 export const NO_TOTALS: Totals = {
@@ -91,6 +95,7 @@ export const NO_TOTALS: Totals = {
   stepsSeen: 0,
   partial: false,
   findings: [],
+  facts: [],
 };
 
 export function addTotals(a: Totals, b: Totals): Totals {
@@ -106,6 +111,7 @@ export function addTotals(a: Totals, b: Totals): Totals {
     stepsSeen: Math.max(a.stepsSeen, b.stepsSeen),
     partial: a.partial || b.partial,
     findings: mergeFindings(a.findings, b.findings),
+    facts: mergeFindings(a.facts, b.facts),
   };
 }
 
@@ -130,6 +136,9 @@ const LOOK_STEPS = 8_192;
 /** Failing executions that are minimised in all, beyond the first of a kind that a job finds; of a job of a sample. */
 const MINIMISED_MAX = 400;
 const MINIMISED_IN_SAMPLE = 20;
+
+/** The property of findings that stand for facts. */
+const FACT = "fact";
 
 const IDLE: Scheduler = { pick: () => -1, choose: () => 0 };
 
@@ -169,6 +178,8 @@ export class JobRunner<S> {
   private totals: Totals = NO_TOTALS;
   private readonly count = { executions: 0, blocked: 0, waiting: 0, stopped: 0, leftOut: 0, states: 0, steps: 0 };
   private found = new Map<string, Finding>();
+  private facts = new Map<string, Finding>();
+  private verifier: Verifier<S> | null = null;
   private known = new Map<string, Length>();
   private minimised = 0;
   private stopping = false;
@@ -213,7 +224,12 @@ export class JobRunner<S> {
         this.searchGraph();
         break;
     }
-    const totals = { ...this.totals, ...this.count, findings: [...this.found.values()] };
+    const totals = {
+      ...this.totals,
+      ...this.count,
+      findings: [...this.found.values()],
+      facts: [...this.facts.values()],
+    };
     return { totals, rest, stopped: this.stopping, spawns: [...this.execution.world.spawns] };
   }
 
@@ -230,6 +246,7 @@ export class JobRunner<S> {
     this.totals = NO_TOTALS;
     Object.assign(this.count, { executions: 0, blocked: 0, waiting: 0, stopped: 0, leftOut: 0, states: 0, steps: 0 });
     this.found = new Map();
+    this.facts = new Map();
     this.known = new Map();
     this.stopping = false;
     this.stepsAtLook = 0;
@@ -293,7 +310,7 @@ export class JobRunner<S> {
     const { statesMax } = this.method;
     const exhausted = explorer.explore({
       onFailure: (failure, path) => {
-        this.note(failure, path, 0);
+        this.note(failure, this.written(path), 0);
         return !this.stopping;
       },
       onEnd: () => this.end(),
@@ -318,6 +335,9 @@ export class JobRunner<S> {
     else if (outcome === "waiting" && this.program.mayBlock) count.waiting++;
     else count.executions++;
     count.steps += execution.events.length;
+    const facts = factsOf(execution);
+    this.gather(facts);
+    judgeFacts(execution, facts);
     for (const failure of execution.failures) this.consider(failure);
     if (count.steps - this.stepsAtLook >= LOOK_STEPS) this.lookUp();
   }
@@ -330,12 +350,44 @@ export class JobRunner<S> {
   private consider(failure: Failure): void {
     const known = this.known.get(keyOf(failure)) ?? null;
     if (known !== null && this.minimised <= 0) return;
-    const form = shortForm(this.execution, failure, known);
-    if (form === null) return;
-    this.minimised--;
     const [switches, steps] = known ?? [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY];
-    if (form.switches < switches || (form.switches === switches && form.steps.length < steps)) {
-      this.note(failure, form.steps, form.switches);
+    let longest: ShortForm | null = null;
+    for (const form of shortForms(this.execution, failure, known)) {
+      if (longest === null) this.minimised--;
+      if (form.switches > switches || (form.switches === switches && form.steps.length >= steps)) return;
+      const shown = this.verify().show(form.steps, failure, this.execution.world.spawns);
+      if (shown !== null) {
+        this.note(failure, shown, form.switches);
+        return;
+      }
+      longest = form;
+    }
+    // Where plain accesses race, what an explorer had the tasks do next may have been meant for other values: then only the race is certain.
+    const isRacy = this.execution.failures.some((one) => one.property === "data-race");
+    if (longest !== null && !isRacy) this.note(failure, longest.steps, longest.switches);
+  }
+
+  /** Steps of this world as a new one has them. */
+  private written(steps: readonly Step[]): readonly Step[] {
+    const { spawns } = this.execution.world;
+    return spawns.length === 0 ? steps : (this.verify().follow(steps, spawns) ?? steps);
+  }
+
+  private verify(): Verifier<S> {
+    this.verifier ??= new Verifier(this.program, this.method.model);
+    return this.verifier;
+  }
+
+  /** Notes what tasks did that may not go together with what they did in other executions. */
+  private gather(facts: readonly Fact[]): void {
+    const { model, world } = this.execution;
+    for (const fact of facts) {
+      if (this.facts.has(fact.key)) continue;
+      const form = plainForm(this.execution, failureOf(this.execution, FACT, fact.key, [fact]));
+      const { switches } = form;
+      const steps = this.written(form.steps);
+      const schedule = formatSchedule({ model, steps }, world.tasksMax);
+      this.facts.set(fact.key, { property: FACT, message: fact.key, switches, steps, schedule });
     }
   }
 
@@ -357,7 +409,7 @@ export class JobRunner<S> {
   private noteLasso(lasso: Lasso): void {
     const message = `${lasso.task} makes no progress: the last ${lasso.cycle.length} steps can repeat for ever`;
     const failure: Failure = { property: "progress", message, event: lasso.prefix.length, lane: -1 };
-    this.note(failure, [...lasso.prefix, ...lasso.cycle], 0);
+    this.note(failure, this.written([...lasso.prefix, ...lasso.cycle]), 0);
     const finding = this.found.get(keyOf(failure)) as Finding;
     this.found.set(keyOf(failure), { ...finding, cycleFrom: lasso.prefix.length });
   }

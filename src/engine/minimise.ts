@@ -2,10 +2,12 @@
  * The shortest form of a failing execution: fewest context switches, then fewest steps.
  *
  * What does not happen before the failure is left out, and what is left is put in the order (of all orders of the same execution
- * graph) that changes CPU least often. Done for every failing graph, that gives the shortest race of all.
+ * graph) that changes CPU least often. Done for every failing graph, that gives the shortest race of all. Plain accesses that race are no part of
+ * the graph: where the order matters to them, a longer form may be needed.
  */
 import { assert } from "./assert.ts";
-import type { Execution, Failure } from "./execution.ts";
+import type { Execution } from "./execution.ts";
+import type { Failure, Moment } from "./failure.ts";
 import type { Length } from "./failures.ts";
 import { OpKind } from "./operation.ts";
 import type { Step } from "./schedule.ts";
@@ -19,17 +21,33 @@ export interface ShortForm {
 const STATES_MAX = 100_000;
 
 /**
- * The shortest form of a failing execution.
- * @param known the length of the shortest one known: null when this one is not shorter, which often shows early
+ * Schedules of a failing execution, the shortest first, to be tried until one shows the failure: see verify.ts.
+ * @param known the length of the shortest one known: none when this one is not shorter, which often shows early
  */
-export function shortForm(execution: Execution, failure: Failure, known: Length | null): ShortForm | null {
+export function* shortForms(execution: Execution, failure: Failure, known: Length | null): Generator<ShortForm> {
   const kept = relevantEvents(execution, failure);
   if (known !== null) {
     const [switches, steps] = known;
     const cpus = new Set(kept.map((event) => cpuOf(execution, event)));
-    if (cpus.size - 1 > switches || (cpus.size - 1 === switches && kept.length >= steps)) return null;
+    if (cpus.size - 1 > switches || (cpus.size - 1 === switches && kept.length >= steps)) return;
   }
-  const order = fewestSwitches(execution, kept, failure) ?? kept;
+  const isRace = failure.addr !== undefined;
+  const last = failure.event < execution.events.length && !isRace ? kept.at(-1) : undefined;
+  const shortest = fewestSwitches(execution, kept, last);
+  if (shortest !== null) yield formOf(execution, shortest);
+  const other = isRace ? fewestSwitches(execution, kept, kept.at(-1)) : null;
+  if (other !== null) yield formOf(execution, other);
+  yield formOf(execution, kept);
+  const all = Array.from({ length: execution.events.length }, (_, i) => i);
+  yield formOf(execution, all.slice(0, failure.event + 1));
+}
+
+/** The relevant events of a failure in the order that they had. */
+export function plainForm(execution: Execution, failure: Failure): ShortForm {
+  return formOf(execution, relevantEvents(execution, failure));
+}
+
+function formOf(execution: Execution, order: readonly number[]): ShortForm {
   const { events } = execution;
   const steps = order.map((i) => ({
     lane: events.lane[i] as number,
@@ -43,21 +61,24 @@ function relevantEvents(execution: Execution, failure: Failure): number[] {
   const { events, lanes } = execution;
   const { clocks } = execution.order;
   const all = Array.from({ length: events.length }, (_, i) => i);
-  if (failure.event >= events.length) return all;
+  const { sides } = failure;
+  if (sides === undefined && failure.event >= events.length) return all;
   const row = new Int32Array(lanes);
   const join = (event: number): void => {
     for (let k = 0; k < lanes; k++) row[k] = Math.max(row[k] as number, clocks[event * lanes + k] as number);
   };
-  // The failure shows in, or after, the last event of its own task.
-  const last = all.findLast(
-    (i) => i <= failure.event && (events.lane[i] as number) % execution.world.tasksMax === failure.lane,
-  );
-  if (last !== undefined) join(last);
-  const { peer } = failure;
-  if (peer !== undefined) {
-    const theirs = all.find((i) => events.lane[i] === peer.lane && events.nth[i] === peer.nth);
+  const joinMoment = ({ lane, nth }: Moment): void => {
+    const theirs = all.findLast((i) => events.lane[i] === lane && (events.nth[i] as number) <= nth);
     if (theirs !== undefined) join(theirs);
+  };
+  if (sides === undefined) {
+    // The failure shows in, or after, the last event of its own task; or at once when that was started.
+    const isOwn = (i: number): boolean => (events.lane[i] as number) % execution.world.tasksMax === failure.lane;
+    const last = all.findLast((i) => i <= failure.event && isOwn(i)) ?? failure.event;
+    if (last >= 0) join(last);
+    for (const peer of failure.peers ?? []) joinMoment(peer);
   }
+  for (const { lane, at } of sides ?? []) joinMoment({ lane, nth: at.at(-1) ?? 0 });
   return all.filter((i) => (events.nth[i] as number) <= (row[events.lane[i] as number] as number));
 }
 
@@ -81,12 +102,14 @@ interface Place {
   readonly event: number;
 }
 
-/** Breadth first over (how far each lane is, which CPU ran last), by number of switches; null when there are too many places. */
-function fewestSwitches(execution: Execution, kept: readonly number[], failure: Failure): number[] | null {
+/**
+ * Breadth first over (how far each lane is, which CPU ran last), by number of switches; null when there are too many places.
+ * @param failing the event that has to come last
+ */
+function fewestSwitches(execution: Execution, kept: readonly number[], failing: number | undefined): number[] | null {
   const { lanes } = execution;
   const byLane: number[][] = Array.from({ length: lanes }, () => []);
   for (const i of kept) (byLane[execution.events.lane[i] as number] as number[]).push(i);
-  const failing = failure.event < execution.events.length && failure.peer === undefined ? kept.at(-1) : undefined;
   const seen = new Set<string>();
   let current: Place[] = [{ done: byLane.map(() => 0), cpu: -1, from: null, event: -1 }];
   let next: Place[] = [];

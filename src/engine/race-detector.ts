@@ -4,6 +4,7 @@
  * KCSAN's rule in its strict form (plain aligned writes are not taken to be atomic). See plain-history.ts for why a report is exact.
  */
 import { AccessClass, type EventLog } from "./event-log.ts";
+import type { Moment } from "./failure.ts";
 import type { HappensBefore } from "./happens-before.ts";
 import type { AccessSize } from "./heap.ts";
 import { PlainHistory } from "./plain-history.ts";
@@ -13,19 +14,21 @@ import type { World } from "./world.ts";
 /** Two accesses that race. */
 export interface Race {
   readonly addr: number;
+  /** What to call by name, when it is not the place: the object whose life ends. */
+  readonly named?: number;
   /** The later access: "plain write" and so on. */
   readonly what: string;
   readonly lane: number;
   readonly event: number;
   /** The earlier one. */
   readonly theirs: string;
-  readonly peer: { readonly lane: number; readonly nth: number };
+  readonly peer: Moment;
 }
 
 /** A race in one line, with its place and its tasks by name. */
-export function raceText(world: World, { addr, what, lane, theirs, peer }: Race): string {
+export function raceText(world: World, { addr, named = addr, what, lane, theirs, peer }: Race): string {
   const nameOf = (of: number): string => (world.tasks[of % world.tasksMax] as Task).name;
-  return `data race on ${world.nameOf(addr)}: ${what} by ${nameOf(lane)}, ${theirs} by ${nameOf(peer.lane)}`;
+  return `data race on ${world.nameOf(named)}: ${what} by ${nameOf(lane)}, ${theirs} by ${nameOf(peer.lane)}`;
 }
 
 export class RaceDetector {

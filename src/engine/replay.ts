@@ -6,13 +6,16 @@ import { findSourceMap } from "node:module";
 import { isAbsolute } from "node:path";
 import { fileURLToPath } from "node:url";
 import { UsageError } from "./assert.ts";
-import { Execution, type Failure, type Scheduler } from "./execution.ts";
+import { Execution, type Failure } from "./execution.ts";
+import { Follower } from "./follow.ts";
 import type { AccessSize } from "./heap.ts";
 import { OpKind } from "./operation.ts";
-import { finish, makeWorld, type Program } from "./program.ts";
-import type { Schedule, Step } from "./schedule.ts";
+import { makeWorld, type Program } from "./program.ts";
+import type { Schedule } from "./schedule.ts";
+import { type StackOf, sideText } from "./sides.ts";
 import type { Task } from "./task.ts";
 import { hexU64, TWO32, u64 } from "./u64.ts";
+import { conclude } from "./verify.ts";
 import type { World } from "./world.ts";
 
 /** A place in the modelled source. */
@@ -56,34 +59,10 @@ export interface Replay {
   readonly steps: readonly ReplayStep[];
   /** What the tasks that wait at the end are waiting for: one line of a diagram each. */
   readonly waiting: readonly ReplayStep[];
+  /** With what each task did and where, when it takes several to fail. */
   readonly failures: readonly Failure[];
+  readonly stackAt: StackOf;
   readonly execution: Execution;
-}
-
-/** Follows a list of steps, and then stops. */
-class Follower implements Scheduler {
-  execution: Execution | null = null;
-  private readonly steps: readonly Step[];
-  constructor(steps: readonly Step[]) {
-    this.steps = steps;
-  }
-  onPick: (lane: number) => void = () => undefined;
-  pick(): number {
-    const execution = this.execution as Execution;
-    const step = this.steps[execution.events.length];
-    if (step === undefined) return -1;
-    if (!execution.isEnabled(step.lane)) {
-      const at = execution.events.length + 1;
-      throw new UsageError(
-        `schedule: step ${at} cannot be taken there: it was recorded with another program or version`,
-      );
-    }
-    this.onPick(step.lane);
-    return step.lane;
-  }
-  choose(): number {
-    return this.steps[(this.execution as Execution).events.length]?.choice ?? 0;
-  }
 }
 
 /**
@@ -101,7 +80,8 @@ export function replay<S>(program: Program<S>, schedule: Schedule, watched?: num
   const plain: PlainStep[] = [];
   world.onRequest = (task) => requested.set(task.lane, stackOf(world));
   world.onPlain = (task, addr, isWrite, lo, hi) => {
-    if (watched === undefined || addr >>> 2 !== watched >>> 2) return;
+    // That of a race with the end of an object's life is the object's life.
+    if (watched === undefined || (addr >>> 2 !== watched >>> 2 && world.lifeOf(addr) !== watched)) return;
     plain.push({ after: execution.events.length, task, addr, isWrite, lo, hi, stack: stackOf(world) });
   };
   const memory: string[] = [];
@@ -116,12 +96,26 @@ export function replay<S>(program: Program<S>, schedule: Schedule, watched?: num
   };
   execution.start();
   execution.run();
+  if (follower.refused > 0) {
+    const what = `schedule: step ${follower.refused} cannot be taken there`;
+    throw new UsageError(`${what}: it was recorded with another program or version`);
+  }
   noteMemory();
-  const isOver = !execution.anyEnabled();
-  if (isOver) finish(program, state, execution);
+  const isOver = conclude(program, state, execution);
   const steps = describe(execution, taken, plain, memory);
   const waiting = isOver ? describeWaiting(execution, requested) : [];
-  return { steps, waiting, failures: [...execution.failures], execution };
+  const stackAt = (lane: number, nth: number): readonly SourcePlace[] => {
+    const { events } = execution;
+    for (let i = 0; i < events.length; i++) {
+      if (events.lane[i] === lane && events.nth[i] === nth) return taken[i]?.stack ?? [];
+    }
+    return requested.get(lane) ?? [];
+  };
+  const failures = execution.failures.map(({ message, ...failure }) => {
+    const sides = (failure.sides ?? []).map((side) => sideText(execution, side, stackAt));
+    return { ...failure, message: [message, ...sides].join("; ") };
+  });
+  return { steps, waiting, failures, stackAt, execution };
 }
 
 /** What was noted when a step was taken. */
@@ -370,6 +364,7 @@ function stepText(execution: Execution, i: number, drain: boolean, name: string,
 // --- source places -------------------------------------------------------------------------------------------------
 
 const ENGINE_FOLDER = fileURLToPath(new URL(".", import.meta.url));
+const TASK_FILES = /[\\/]task\.[jt]s$/;
 
 function stackOf(world: World): SourcePlace[] {
   return [...(world.foreignStack?.() ?? []), ...captureStack()];
@@ -393,23 +388,33 @@ function captureStack(): SourcePlace[] {
   Error.stackTraceLimit = limit;
   const places: SourcePlace[] = [];
   for (const site of sites) {
+    if (isBelowTask(site)) break;
     const place = placeOf(site);
     if (place !== null) places.push(place);
   }
   return places;
 }
 
+/** Who runs the task, and whoever called that. */
+function isBelowTask(site: NodeJS.CallSite): boolean {
+  const file = site.getFileName() ?? "";
+  return TASK_FILES.test(file) && pathOf(file).startsWith(ENGINE_FOLDER) && !site.getFunctionName()?.endsWith("offer");
+}
+
 function placeOf(site: NodeJS.CallSite): SourcePlace | null {
   const url = site.getFileName();
   const name = site.getFunctionName();
   if (!url || name === null || name === "next") return null;
-  // A test runner's own loader gives paths, Node gives URLs.
-  const isUrl = url.startsWith("file:");
-  if (!isUrl && !isAbsolute(url)) return null;
-  const path = isUrl ? fileURLToPath(url) : url;
+  if (!url.startsWith("file:") && !isAbsolute(url)) return null;
+  const path = pathOf(url);
   if (path.startsWith(ENGINE_FOLDER)) return null;
   const mapped = originalPlace(url, path, site.getLineNumber() ?? 0, site.getColumnNumber() ?? 0);
   return { function: kernelName(name), file: mapped.file, line: mapped.line };
+}
+
+/** A test runner's own loader gives paths, Node gives URLs. */
+function pathOf(file: string): string {
+  return file.startsWith("file:") ? fileURLToPath(file) : file;
 }
 
 function originalPlace(url: string, path: string, line: number, column: number): { file: string; line: number } {

@@ -92,6 +92,11 @@ export class Task {
     return this.ghostLeft >= 0;
   }
 
+  /** Operations that lie behind the code that is running: all that are completed, or fewer while the body is rebuilt. */
+  get made(): number {
+    return this.ghostLeft < 0 ? this.completed : this.completed - this.ghostLeft;
+  }
+
   /** Length of the log: what {@link takeBack} returns to. */
   get logMark(): number {
     return this.logLength;

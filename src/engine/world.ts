@@ -6,6 +6,7 @@
  * from the world too, so that an execution can be undone and repeated.
  */
 import { assert, EngineBug, Violation } from "./assert.ts";
+import type { FactJudge } from "./facts.ts";
 import { type AccessSize, Heap, PAGE_SIZE } from "./heap.ts";
 import type { SourcePlace } from "./replay.ts";
 import type { Clock } from "./simulate/clock.ts";
@@ -111,6 +112,8 @@ export class World {
   readonly trace: TraceRecord[] = [];
   /** Looks for what is wrong at the end of a complete execution; set by the floors that know what must not be left behind. */
   readonly endChecks: ((fail: EndFailure) => void)[] = [];
+  /** Says which facts that tasks note do not go together; set by the floor that knows. */
+  factJudge: FactJudge | null = null;
   /** Makes {@link Task.local}; set by the floor that needs it. */
   makeLocal: (task: Task) => unknown = () => undefined;
   readonly staticBytes: number;
@@ -183,6 +186,18 @@ export class World {
       this.noteSpawn(key, this.addTask(`${key}?`, neverRuns).lane);
     }
     return true;
+  }
+
+  /** As if only the first `known` of {@link spawns} had ever been spawned; for an execution in which no others are. */
+  forgetSpawns(known: number): void {
+    const forgotten = this.spawns.splice(known);
+    for (const key of forgotten) this.spawnLanes.delete(key);
+    this.tasks.length -= forgotten.length;
+  }
+
+  /** The lane of a spawned task, by its key among {@link spawns}; -1 when nobody has asked for it yet. */
+  laneOf(key: string): number {
+    return this.spawnLanes.get(key) ?? -1;
   }
 
   private noteSpawn(key: string, lane: number): void {
@@ -328,7 +343,7 @@ export class World {
 
   private checkAlive(addr: number, what: string): void {
     const death = this.deathOf(addr);
-    if (death !== null) throw new Violation(death.property, `${what} of ${this.nameOf(addr)}: ${death.because}`);
+    if (death !== null) throw new Violation(death.property, `${what} of ${this.nameOf(addr)}: ${death.because}`, addr);
   }
 
   // --- reports -------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@
  * somebody else, sleeping in atomic context, an inverted lock order, a lock still held at the end.
  */
 import { assertThat, type Cell, type Task, UsageError, Violation, type World } from "../engine/index.ts";
-import type { LockUsage } from "./lock-usage.ts";
+import { LockFacts, type LockJudge } from "./lock-facts.ts";
 
 /** How a held lock was taken. */
 export type HeldAs = "exclusive" | "shared";
@@ -22,6 +22,8 @@ interface Held {
   readonly as: HeldAs;
   /** A spinning lock, held with preemption off. */
   readonly atomic: boolean;
+  /** The operation that took it. */
+  readonly at: number;
 }
 
 export class Current {
@@ -39,14 +41,13 @@ export class Current {
   /** The CPU, where a scenario has several threads share one (preempt.ts). */
   sharedCpu: Cell | null = null;
   private readonly held: Held[] = [];
-  private readonly order: LockOrder;
-  private readonly usage: LockUsage;
+  /** What is said of its use of locks when the execution is over. */
+  readonly facts: LockFacts;
 
-  constructor(task: Task, order: LockOrder, usage: LockUsage) {
+  constructor(task: Task, judge: LockJudge) {
     this.task = task;
     this.cpu = task.lane;
-    this.order = order;
-    this.usage = usage;
+    this.facts = new LockFacts(task, judge);
   }
 
   /** Notes that a lock is about to be taken. */
@@ -56,11 +57,12 @@ export class Current {
       // It will wait for itself; the engine reports the deadlock. The order says nothing new.
       return;
     }
-    for (const held of this.held) this.order.note(held.lock, lock);
+    const { facts } = this;
+    for (const held of this.held) facts.order(held.lock.name, held.at, lock.name);
     if (atomic && (this.inInterrupt || !this.irqsDisabled)) {
-      this.usage.note(lock.name, as, this.inInterrupt ? "interrupt" : "interruptible", this.task.name);
+      facts.use(lock.name, as, this.inInterrupt ? "interrupt" : "interruptible");
     }
-    this.held.push({ lock, as, atomic });
+    this.held.push({ lock, as, atomic, at: facts.next });
     if (atomic) this.preemptOff();
   }
 
@@ -127,40 +129,6 @@ export class Current {
     for (const { lock } of this.held) fail("lock-held-at-exit", `${name} ends and still holds ${lock.name}`);
     if (this.rcuDepth > 0) fail("rcu-imbalance", `${name} ends inside an RCU read-side section`);
     if (this.irqsDisabled) fail("irq-imbalance", `${name} ends with interrupts disabled`);
-  }
-}
-
-/**
- * The order in which locks have been taken while others were held, over all executions of a world: an order once seen
- * stays known, as in lockdep. Two locks taken in both orders can deadlock.
- */
-export class LockOrder {
-  private readonly after = new Map<string, Set<string>>();
-
-  note(held: Lockable, taken: Lockable): void {
-    if (held.name === taken.name) return;
-    const already = this.after.get(held.name);
-    if (already?.has(taken.name)) return;
-    if (this.reaches(taken.name, held.name)) {
-      const message = `${taken.name} is taken while ${held.name} is held; elsewhere it is the other way round`;
-      throw new Violation("lock-order", message);
-    }
-    if (already === undefined) this.after.set(held.name, new Set([taken.name]));
-    else already.add(taken.name);
-  }
-
-  private reaches(from: string, to: string): boolean {
-    const seen = new Set<string>([from]);
-    const queue = [from];
-    for (const name of queue) {
-      if (name === to) return true;
-      for (const next of this.after.get(name) ?? []) {
-        if (seen.has(next)) continue;
-        seen.add(next);
-        queue.push(next);
-      }
-    }
-    return false;
   }
 }
 

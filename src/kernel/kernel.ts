@@ -1,7 +1,7 @@
 /** The kernel that lends KVM its services: one for each world. */
 import type { Steps, World } from "../engine/index.ts";
-import { Current, current, LockOrder } from "./current.ts";
-import { LockUsage } from "./lock-usage.ts";
+import { Current, current } from "./current.ts";
+import { LockJudge } from "./lock-facts.ts";
 import { Rcu } from "./rcu.ts";
 import { ThreadStates } from "./wait-queue.ts";
 
@@ -14,9 +14,9 @@ export class Kernel {
     this.world = world;
     this.rcu = new Rcu(world);
     this.states = new ThreadStates(world);
-    const order = new LockOrder();
-    const usage = new LockUsage();
-    world.makeLocal = (task) => new Current(task, order, usage);
+    const judge = new LockJudge(({ local }) => (local instanceof Current ? local.facts.list : []));
+    world.makeLocal = (task) => new Current(task, judge);
+    world.factJudge = judge;
     world.endChecks.push((fail) => {
       for (const { local, lane } of world.tasks) {
         if (local instanceof Current) local.whatIsLeft((property, message) => fail(property, message, lane));

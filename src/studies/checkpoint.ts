@@ -145,6 +145,7 @@ const totals = z.object({
   stepsSeen: count,
   partial: z.boolean(),
   findings: z.array(finding),
+  facts: z.array(finding),
 });
 const job = z.discriminatedUnion("kind", [
   z.object({

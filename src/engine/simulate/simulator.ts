@@ -10,9 +10,10 @@
  *
  * Everything is deterministic: equal times are served in the order in which they were reached.
  */
-import { EngineBug, UsageError } from "../assert.ts";
+import { EngineBug, UsageError, Violation } from "../assert.ts";
 import { accessClass, isReady, writeResult } from "../effect.ts";
 import { AccessClass } from "../event-log.ts";
+import { factsOf } from "../facts.ts";
 import { OpKind } from "../operation.ts";
 import type { Task } from "../task.ts";
 import type { Driver, World } from "../world.ts";
@@ -108,6 +109,8 @@ export class Simulator implements Driver, Clock {
   }
 
   private checkEnds(): void {
+    const keys = factsOf({ world: this.world }).map(({ key }) => key);
+    for (const { property, message } of this.world.factJudge?.judge(keys) ?? []) throw new Violation(property, message);
     if (this.metrics.end >= this.until || this.queue.earliest > this.until) return;
     const stuck = this.threads.filter(({ task }) => !task.daemon && !task.finished);
     if (stuck.length === 0) return;

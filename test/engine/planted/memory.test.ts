@@ -86,6 +86,36 @@ function published(locked: boolean): Program<State> {
   });
 }
 
+/**
+ * An object is read plainly in the middle of a step, after others of the task's steps that nothing orders with its end. With `again` the same is read
+ * before that, which is no mistake as long as the object lives: a shortened schedule must not have it die earlier.
+ */
+function readInside({ locked = false, again = false, ownerFirst = true }): Program<State> {
+  function* owner({ cache, lock, head, counter }: State): Steps<void> {
+    const node = yield* kmemCacheAlloc(cache);
+    yield* store(head, node.addr);
+    if (locked) yield* spinLock(lock);
+    yield* exchange(head, 0);
+    if (locked) yield* spinUnlock(lock);
+    yield* kmemCacheFree(cache, node);
+    yield* store(counter, 1);
+  }
+  function* user({ world, lock, head, counter }: State): Steps<void> {
+    if (locked) yield* spinLock(lock);
+    const addr = yield* load(head);
+    if (addr !== 0) {
+      const node = NODE.at(world, addr);
+      if (again) void node.value.value;
+      const freed = yield* load(counter);
+      void node.value.value;
+      if (freed === 1) yield* load(head);
+    }
+    if (locked) yield* spinUnlock(lock);
+  }
+  const tasks = ownerFirst ? { owner, user } : { user, owner };
+  return program<State>({ name: "read inside", setup: setup(1), tasks });
+}
+
 /** Two tasks take what is there and free it. */
 function freeing(atomic: boolean): Program<State> {
   function* takeAndFree({ world, cache, head }: State): Steps<void> {
@@ -197,6 +227,20 @@ describe.each(MODELS)("under %s", (model) => {
     expect(failures[0]?.diagram).toContain("freed");
     await expectClean(published(true), { model });
   });
+
+  test.each([true, false])(
+    "a use after free by a plain read in the middle of a step is found (owner first: %s)",
+    async (ownerFirst) => {
+      for (const again of [false, true]) {
+        const { failures } = await expectFound(readInside({ again, ownerFirst }), "use-after-free", { model });
+        const failure = failures.find(({ property }) => property === "use-after-free");
+        expect(failure?.message).toMatch(/^plain read of node#0->value: /);
+        expect(failure?.diagram).toContain("freed");
+      }
+      await expectClean(readInside({ locked: true, ownerFirst }), { model });
+      await expectClean(readInside({ locked: true, again: true, ownerFirst }), { model });
+    },
+  );
 
   test("a double free is found", async () => {
     await expectFound(freeing(false), "double-free", { model });
