@@ -84,7 +84,7 @@ export class LockJudge implements FactJudge {
   }
 
   useKey(task: string, lock: string, as: HeldAs, where: Where): string {
-    // A name that no lock has: one of C code has no blank.
+    // Two words: no lock has such a name.
     return this.keyOf(task, lock, as === "shared" ? `shared ${where}` : `exclusive ${where}`, () => {
       return { kind: "use", lock, as, where, task };
     });
@@ -106,12 +106,12 @@ export class LockJudge implements FactJudge {
   }
 
   private keyOf(task: string, first: string, second: string, make: () => Key): string {
-    let ofTask = this.keys.get(task);
-    if (ofTask === undefined) this.keys.set(task, (ofTask = new Map()));
-    let ofFirst = ofTask.get(first);
-    if (ofFirst === undefined) ofTask.set(first, (ofFirst = new Map()));
-    let key = ofFirst.get(second);
-    if (key === undefined) ofFirst.set(second, (key = JSON.stringify(make())));
+    const known = this.keys.get(task)?.get(first)?.get(second);
+    if (known !== undefined) return known;
+    const key = JSON.stringify(make());
+    const ofTask = this.keys.get(task) ?? new Map<string, Map<string, string>>();
+    const ofFirst = ofTask.get(first) ?? new Map<string, string>();
+    this.keys.set(task, ofTask.set(first, ofFirst.set(second, key)));
     return key;
   }
 }
