@@ -220,6 +220,10 @@ function addMeasure(racewalk: Command, handlers: Handlers): void {
     .addOption(
       new Option("--cost <name=ns>", "what something costs, in nanoseconds; may be repeated").argParser(collect),
     )
+    .addOption(new Option("--metric <name>", "only this one, or plot it; may be repeated").argParser(collect))
+    .option("--plot", "plots as well: over what is swept, or over time")
+    .option("--svg <file>", "write the plots to a file")
+    .option("--png <file>", "the same as an image of pixels")
     .option("--json", "one JSON document on standard output")
     .action((study: string, options: MeasureCommandOptions) => handlers.measure(study, options));
 }

@@ -80,6 +80,7 @@ export {
   type Clock,
   type CostTable,
   ENGINE_COSTS,
+  type GaugePoint,
   type LockMetrics,
   type Metrics,
   percentileOf,

@@ -36,6 +36,7 @@ import {
   type World,
 } from "../engine/index.ts";
 import { current } from "./current.ts";
+import { CallbackBatches, stallWarnings } from "./rcu-softirq.ts";
 
 const MODULUS = 2 ** 16;
 const MODULUS_OF_STATES = 2;
@@ -162,15 +163,22 @@ export function* rcuThread(rcu: Rcu): Steps<void> {
     again();
     yield* awaitUntil(rcu.callbacks, (first) => first !== 0, "rcu: wait for callbacks");
     let node = yield* exchange(rcu.callbacks, 0);
-    rcu.world.clock?.spend("RCU grace period");
+    const { clock } = rcu.world;
+    const begun = clock?.now ?? 0;
+    clock?.enter("grace period");
+    clock?.spend("RCU grace period");
     yield* rcu.gracePeriod("rcu grace period");
+    clock?.leave("grace period");
+    clock?.gauge("RCU stall warnings", stallWarnings(clock.now - begun));
     const batch: number[] = [];
     for (; node !== 0; node = fieldOf(rcu.callbacks, node, 0).value) batch.push(node);
+    const softirqs = clock === null ? null : new CallbackBatches(clock, batch.length);
     for (const entry of batch.reverse()) {
       const handler = rcu.handlers[fieldOf(rcu.callbacks, entry, 16).value] as RcuCallback;
-      rcu.world.clock?.gauge("RCU callbacks", -1);
-      rcu.world.clock?.spend("free a table");
+      clock?.gauge("RCU callbacks", -1);
+      clock?.spend("free a table");
       yield* handler(fieldOf(rcu.callbacks, entry, 8).value);
+      softirqs?.callbackDone();
     }
   }
 }

@@ -34,7 +34,16 @@ export const KVM_COSTS: Readonly<Record<string, Cost>> = {
     nanoseconds: 200,
     source: "free_page() of one page in an RCU callback: 100-300 ns",
   },
-  "send an IPI": { nanoseconds: 1_000, source: "smp_call_function_single() to a running CPU: 1-2 us round trip" },
+  "raise a softirq": {
+    nanoseconds: 100,
+    source: "from one softirq to the next on a CPU that has interrupts on: 0.1 us",
+  },
+  "wake ksoftirqd": { nanoseconds: 5_000, source: "from the wake-up of a thread until it runs: 2-10 us (cyclictest)" },
+  "send an IPI": { nanoseconds: 200, source: "a write of the ICR (x2APIC), for each CPU: 0.1-0.3 us" },
+  "take an IPI": {
+    nanoseconds: 1_000,
+    source: "smp_call_function_single() to a running CPU: 1-2 us round trip, less what the sender does",
+  },
   "flush a TLB": { nanoseconds: 500, source: "INVEPT/ASID flush at entry and refills: 0.2-1 us" },
   "leave and enter the guest": { nanoseconds: 1_200, source: "VM exit and entry with mitigations: 1-1.5 us" },
   "handle a page fault": {

@@ -160,7 +160,6 @@ function* countDownAndWake(kvm: Kvm): Steps<void> {
 function* lookUp(gpc: GfnToPfnCache, previous: Pfn): Steps<Pfn> {
   const { mm } = gpc.kvm;
   if (previous !== KVM_PFN_ERR_FAULT) yield* putPage(mm.frames, previous);
-  mm.world.clock?.spend("look up a host page");
   const page = yield* getUserPage(mm, gpc.fields.uhva.value as Hva, true);
   return page === null ? KVM_PFN_ERR_FAULT : page.pfn;
 }

@@ -55,6 +55,7 @@ export class MmuPages {
     sp.spt.value = spt;
     sp.ptep.value = ptep;
     this.byTable.set(spt, sp.addr);
+    this.world.clock?.gauge("pages of tables", 1);
     return sp;
   }
 
@@ -85,6 +86,7 @@ export class MmuPages {
 
   /** tdp_mmu_free_sp(): the table and what KVM knows of it go back to the allocator. */
   *free(sp: KvmMmuPage): Steps<void> {
+    this.world.clock?.gauge("pages of tables", -1);
     yield* retire(this.world, sp.spt.value, "freed");
     yield* retire(this.world, sp.addr, "freed");
   }

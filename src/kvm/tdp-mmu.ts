@@ -89,7 +89,10 @@ export class TdpMmu {
       tail: cell(world, "possible_nx_huge_pages.tail"),
       count: cell(world, "possible_nx_huge_pages.nr_pages"),
     };
-    this.freeSpRcuCallback = kvm.kernel.rcu.register((addr) => this.pages.free(this.pages.at(addr)));
+    this.freeSpRcuCallback = kvm.kernel.rcu.register((addr) => {
+      kvm.world.clock?.gauge("unlinked pages", -1);
+      return this.pages.free(this.pages.at(addr));
+    });
   }
 
   emit(event: KvmEvent): void {
@@ -229,6 +232,7 @@ function* handleRemovedPt(tdp: TdpMmu, table: number, shared: boolean): Steps<vo
     }
     yield* handleChangedSpte(tdp, { gfn: base, level, oldSpte, newSpte: frozen, shared });
   }
+  tdp.world.clock?.gauge("unlinked pages", 1);
   yield* callRcu(tdp.kvm.kernel.rcu, sp.addr, tdp.freeSpRcuCallback);
 }
 

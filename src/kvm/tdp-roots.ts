@@ -81,6 +81,7 @@ export function* kvmTdpMmuPutRoot(tdp: TdpMmu, root: KvmMmuPage): Steps<void> {
   yield* spinLock(tdp.tdpMmuPagesLock);
   yield* listDelRcu(tdp, root);
   yield* spinUnlock(tdp.tdpMmuPagesLock);
+  tdp.world.clock?.gauge("unlinked pages", 1);
   yield* callRcu(tdp.kvm.kernel.rcu, root.addr, tdp.freeSpRcuCallback);
 }
 

@@ -209,11 +209,11 @@ function* handleRequests(vcpu: Vcpu): Steps<boolean> {
   if ((yield* kvmCheckRequest(vcpu, KVM_REQ_MMU_SYNC)) && shadow !== null) yield* kvmMmuSyncRoots(vcpu, shadow);
   if (yield* kvmCheckRequest(vcpu, KVM_REQ_TLB_FLUSH)) {
     vcpu.count("tlb_flush");
-    vcpu.guest.tlb.flushAll();
+    flushTlb(vcpu);
     // All includes its own.
     yield* kvmCheckRequest(vcpu, KVM_REQ_TLB_FLUSH_CURRENT);
   }
-  if (yield* kvmCheckRequest(vcpu, KVM_REQ_TLB_FLUSH_CURRENT)) vcpu.guest.tlb.flushAll();
+  if (yield* kvmCheckRequest(vcpu, KVM_REQ_TLB_FLUSH_CURRENT)) flushTlb(vcpu);
   if (yield* kvmCheckRequest(vcpu, KVM_REQ_TLB_FLUSH_GUEST)) yield* kvmVcpuFlushTlbGuest(vcpu);
   return false;
 }
@@ -226,7 +226,7 @@ function* kvmVcpuFlushTlbGuest(vcpu: Vcpu): Steps<void> {
     yield* kvmMmuSyncRoots(vcpu, shadow);
     yield* kvmMmuSyncPrevRoots(vcpu, shadow);
   }
-  vcpu.guest.tlb.flushAll();
+  flushTlb(vcpu);
 }
 
 /** vcpu_enter_guest(), up to the exit; null when a request kept it from entering. */
@@ -237,7 +237,7 @@ function* vcpuEnterGuest(vcpu: Vcpu): Steps<VmExit | "dirty-ring-full" | "enospc
   injectException(vcpu);
   if (vcpu.rootHpa.value === INVALID_ROOT) {
     if (!(yield* ops.load(vcpu))) return "enospc";
-    guest.tlb.flushAll();
+    flushTlb(vcpu);
   }
   setHardwareRoot(vcpu);
   yield* maskInterrupts(interrupts, vcpu.cpu);
@@ -248,7 +248,7 @@ function* vcpuEnterGuest(vcpu: Vcpu): Steps<VmExit | "dirty-ring-full" | "enospc
   if (leavesLast) yield* srcuReadUnlock(kvm.srcu);
   const requested = (yield* load(vcpu.requests)) !== 0 || (yield* load(vcpu.mode)) !== IN_GUEST_MODE;
   if (!requested) traceEntry(vcpu);
-  const exit = requested ? null : yield* vmrun(guest);
+  const exit = requested ? null : yield* runInGuest(vcpu);
   if (exit !== null) {
     completeInterrupts(vcpu);
     vcpu.count("exits");
@@ -259,6 +259,24 @@ function* vcpuEnterGuest(vcpu: Vcpu): Steps<VmExit | "dirty-ring-full" | "enospc
   yield* srcuReadLock(kvm.srcu);
   if (guest.pml.length > 0) yield* vmxFlushPmlBuffer(vcpu);
   return exit;
+}
+
+/** From the entry to the exit. An interrupt is not kept waiting by the guest: it makes the CPU leave it. */
+function* runInGuest({ guest, world }: Vcpu): Steps<VmExit> {
+  const { clock } = world;
+  clock?.leave("irqs-off");
+  clock?.enter("guest");
+  const exit = yield* vmrun(guest);
+  clock?.leave("guest");
+  clock?.enter("irqs-off");
+  // When the guest has nothing more to do, the measured part is over.
+  if (exit.kind !== "done") clock?.spend("leave and enter the guest");
+  return exit;
+}
+
+function flushTlb({ guest, world }: Vcpu): void {
+  world.clock?.spend("flush a TLB");
+  guest.tlb.flushAll();
 }
 
 /** vmx_flush_pml_buffer(), first of all at every exit: a vCPU that is outside the guest has nothing in its log. */

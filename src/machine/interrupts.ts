@@ -51,12 +51,14 @@ export class Interrupts {
 
 /** local_irq_disable() of the CPU. Orders nothing, and nobody but the CPU's own handler looks at it. */
 export function maskInterrupts(interrupts: Interrupts, cpu: number): Operation<number> {
+  interrupts.world.clock?.enter("irqs-off");
   return storeNow(interrupts.maskedOf(cpu), 1, "local_irq_disable()");
 }
 
 /** local_irq_enable(): an interrupt that is pending is taken before the CPU goes on. */
 export function* unmaskInterrupts(interrupts: Interrupts, cpu: number): Steps<void> {
   yield* storeNow(interrupts.maskedOf(cpu), 0, "local_irq_enable()");
+  interrupts.world.clock?.leave("irqs-off");
   yield* awaitUntil(interrupts.pendingOf(cpu), (pending) => pending === 0, `CPU ${cpu} has taken its IPIs`);
 }
 
@@ -67,13 +69,17 @@ export function* isInterrupted(interrupts: Interrupts, cpu: number): Steps<boole
 
 /** Sends an interrupt, and does not wait. */
 export function interrupt(interrupts: Interrupts, from: number, cpu: number): Operation<number> {
+  interrupts.world.clock?.spend("send an IPI");
   return fetchOr(interrupts.pendingOf(cpu), 1 << from);
 }
 
 /** Sends an interrupt from `from` to each CPU of `targets`, and waits until all have handled it. */
 export function* interruptAndWait(interrupts: Interrupts, from: number, targets: readonly number[]): Steps<void> {
   const bit = 1 << from;
-  for (const cpu of targets) yield* fetchOr(interrupts.pendingOf(cpu), bit);
+  for (const cpu of targets) {
+    interrupts.world.clock?.spend("send an IPI");
+    yield* fetchOr(interrupts.pendingOf(cpu), bit);
+  }
   for (const cpu of targets) {
     yield* awaitUntil(
       interrupts.pendingOf(cpu),
@@ -95,6 +101,7 @@ export function* interruptHandler(interrupts: Interrupts, cpu: number, thread: T
       `CPU ${cpu}: wait until interrupts are enabled`,
     );
     yield* fence(interrupts.world, thread);
+    interrupts.world.clock?.spend("take an IPI");
     yield* exchange(interrupts.pendingOf(cpu), 0, `CPU ${cpu} takes the IPI`);
   }
 }

@@ -1,16 +1,11 @@
 /**
  * What a measurement found, as a table and as a document.
  */
-import type { Figures, Measurement } from "../studies/measurement.ts";
-import { type Column, table } from "./table.ts";
-import { type Paint, wrap } from "./text.ts";
-
-export interface MeasureRow {
-  readonly variant: string;
-  /** All parameters, those that were set and the others. */
-  readonly params: Readonly<Record<string, number>>;
-  readonly metrics: Figures;
-}
+import type { MeasureRow } from "../studies/measure-runs.ts";
+import type { Measurement } from "../studies/measurement.ts";
+import { type Column, naturalWidth, table } from "./table.ts";
+import { COLUMNS, type Paint, wrap } from "./text.ts";
+import { bareName, figure, measured } from "./units.ts";
 
 /** The document that `racewalk measure --json` prints. */
 export function measureJson(study: string, rows: readonly MeasureRow[]): object {
@@ -19,6 +14,7 @@ export function measureJson(study: string, rows: readonly MeasureRow[]): object 
 
 /**
  * @param swept parameters that differ between rows
+ * @param only the metrics to show; all when none of them is named
  * @returns lines joined by newlines, with one at the end
  */
 export function measureText(
@@ -26,51 +22,52 @@ export function measureText(
   rows: readonly MeasureRow[],
   swept: readonly string[],
   paint: Paint,
+  only: readonly string[] = [],
 ): string {
-  const metrics = Object.keys(measurement.metrics);
+  const all = Object.keys(measurement.metrics);
+  const chosen = all.filter((name) => only.includes(name));
+  const metrics = chosen.length > 0 ? chosen : all;
   const names = swept.filter((name) => !metrics.includes(name));
-  const columns: Column[] = [
-    { head: "variant" },
-    ...names.map((head): Column => ({ head, align: "right" })),
-    ...metrics.map((head): Column => ({ head: head.replace(/ ns$/, ""), align: "right" })),
-  ];
+  const fixed = Object.entries(rows[0]?.params ?? {}).filter(([name]) => !swept.includes(name));
+  const heads = ["variant", ...names, ...metrics.map(bareName)];
   const cells = rows.map(({ variant, params, metrics: figures }) => [
     variant,
     ...names.map((name) => figure(params[name] ?? null)),
-    ...metrics.map((name) => (name.endsWith(" ns") ? time(figures[name] ?? null) : figure(figures[name] ?? null))),
+    ...metrics.map((name) => measured(name, figures[name] ?? null)),
   ]);
-  const fixed = Object.entries(rows[0]?.params ?? {}).filter(([name]) => !swept.includes(name));
   return [
     paint.bold(measurement.study),
     ...wrap(measurement.question),
     ...wrap(fixed.map(([name, value]) => `${name}=${value}`).join(" ")),
     "",
-    ...table(columns, cells, (text, row) => (row < 0 ? paint.bold(text) : text)),
+    ...fittingTable(heads, cells, paint),
     "",
-    ...metrics.flatMap((name) => wrap(`${name.replace(/ ns$/, "")}: ${measurement.metrics[name]}`, undefined, "  ")),
+    ...metrics.flatMap((name) => wrap(`${bareName(name)}: ${measurement.metrics[name]}`, undefined, "  ")),
     "",
   ].join("\n");
 }
 
-/** A number with three digits that mean something. */
-function figure(value: number | null): string {
-  if (value === null) return "-";
-  if (Number.isInteger(value) && Math.abs(value) < 1e6) return String(value);
-  const digits = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2;
-  if (Math.abs(value) < 1e6) return value.toFixed(digits);
-  return value.toExponential(2);
+/** One run a line where that fits; otherwise one run a column, in as many tables as it takes. */
+function fittingTable(heads: readonly string[], cells: readonly (readonly string[])[], paint: Paint): string[] {
+  const bold = (text: string, row: number): string => (row < 0 ? paint.bold(text) : text);
+  const across = heads.map((head, k): Column => (k === 0 ? { head } : { head, align: "right" }));
+  if (naturalWidth(across, cells) <= COLUMNS) return table(across, cells, bold);
+  const lines: string[] = [];
+  for (let first = 0; first < cells.length; ) {
+    let count = cells.length - first;
+    while (count > 1 && naturalWidth(...turned(heads, cells.slice(first, first + count))) > COLUMNS) count--;
+    if (first > 0) lines.push("");
+    lines.push(...table(...turned(heads, cells.slice(first, first + count)), bold));
+    first += count;
+  }
+  return lines;
 }
 
-const UNITS: readonly (readonly [number, string])[] = [
-  [1e9, "s"],
-  [1e6, "ms"],
-  [1e3, "us"],
-  [1, "ns"],
-];
-
-/** Nanoseconds in a unit that suits them. */
-function time(nanoseconds: number | null): string {
-  if (nanoseconds === null) return "-";
-  const [size, unit] = UNITS.find(([each]) => nanoseconds >= each) ?? [1, "ns"];
-  return `${figure(Number((nanoseconds / size).toPrecision(3)))} ${unit}`;
+/** Rows and columns the other way round. */
+function turned(heads: readonly string[], cells: readonly (readonly string[])[]): [Column[], string[][]] {
+  const columns: Column[] = [
+    { head: heads[0] ?? "" },
+    ...cells.map((row): Column => ({ head: row[0] ?? "", align: "right" })),
+  ];
+  return [columns, heads.slice(1).map((head, k) => [head, ...cells.map((row) => row[k + 1] ?? "")])];
 }

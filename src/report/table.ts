@@ -27,8 +27,18 @@ export function table(
   return [heads, ...rows].flatMap((cells, i) => renderRow(columns, widths, cells, (text, k) => paint(text, i - 1, k)));
 }
 
+/** How wide the table would be with every cell on one line. */
+export function naturalWidth(columns: readonly Column[], rows: readonly (readonly string[])[]): number {
+  const widths = naturalWidths(columns, rows);
+  return widths.reduce((a, b) => a + b, 0) + GAP * (widths.length - 1);
+}
+
+function naturalWidths(columns: readonly Column[], rows: readonly (readonly string[])[]): number[] {
+  return columns.map((column, k) => Math.max(column.head.length, ...rows.map((row) => (row[k] ?? "").length)));
+}
+
 function columnWidths(columns: readonly Column[], rows: readonly (readonly string[])[], width: number): number[] {
-  const widths = columns.map((column, k) => Math.max(column.head.length, ...rows.map((row) => (row[k] ?? "").length)));
+  const widths = naturalWidths(columns, rows);
   const room = width - GAP * (columns.length - 1);
   let total = widths.reduce((a, b) => a + b, 0);
   while (total > room) {

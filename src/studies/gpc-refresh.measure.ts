@@ -4,10 +4,9 @@
  * One thread refreshes a cache over and over, each time after something unrelated has made it invalid. Others invalidate host ranges
  * without a pause: elsewhere, or, for a share of the time, the cached page itself.
  */
-import { type CostTable, makeWorld, program, Simulator, type Steps, type World } from "../engine/index.ts";
+import type { CostTable, Steps, World } from "../engine/index.ts";
 import {
   Kernel,
-  kthread,
   Mm,
   notifyEnd,
   notifyStart,
@@ -17,49 +16,46 @@ import {
   writeLock,
   writeUnlock,
 } from "../kernel/index.ts";
-import { kvmCosts } from "../kvm/costs.ts";
 import { GfnToPfnCache, kvmGpcRefresh } from "../kvm/gfn-to-pfn-cache.ts";
 import { Kvm } from "../kvm/kvm.ts";
 import { mmuNotifierOps } from "../kvm/mmu-notifier.ts";
 import { type GpcDesign, LINUX_7_2 } from "../kvm/variants.ts";
-import { gfn, type Hva, hva, PAGE_SIZE } from "../machine/index.ts";
-import { type Figures, type Measurement, percentile } from "./measurement.ts";
+import { gfn, hva, PAGE_SIZE } from "../machine/index.ts";
+import { longestNs, type MeasuredScene, percentileNs, simulate, timesSpent } from "./measured-vm.ts";
+import type { Measured, Measurement } from "./measurement.ts";
+import { hostPage } from "./tdp-scene.ts";
 
-const BASE = hva(0x10000000);
-const page = (n: number): Hva => hva(BASE + n * PAGE_SIZE);
-const CACHED = page(3);
-const ELSEWHERE = page(5);
+const CACHED = hostPage(3);
+const ELSEWHERE = hostPage(5);
 
 const DESIGNS = ["D0", "D1", "D2", "D3'", "D3s", "D4"] as const satisfies readonly GpcDesign[];
 
-interface Scene {
-  readonly world: World;
+interface Scene extends MeasuredScene {
   readonly mm: Mm;
   readonly gpc: GfnToPfnCache;
 }
 
 interface Sample {
-  /** How long each refresh took. */
-  readonly latencies: number[];
+  refreshes: number;
   /** When the one at hand began; -1 between two. */
   since: number;
 }
 
 function makeScene(world: World, design: GpcDesign): Scene {
-  const mm = new Mm(world, new PageFrames(world), BASE, 8);
-  for (let n = 0; n < 8; n++) mm.addVma(page(n), page(n + 1), PROT_READ | PROT_WRITE);
+  const mm = new Mm(world, new PageFrames(world), hostPage(0), 8);
+  for (let n = 0; n < 8; n++) mm.addVma(hostPage(n), hostPage(n + 1), PROT_READ | PROT_WRITE);
   mm.populate(CACHED, "the page");
   mm.populate(ELSEWHERE, "another page");
   const kvm = new Kvm(world, new Kernel(world), mm, { ...LINUX_7_2, gpc: design });
   mm.notifiers.push(mmuNotifierOps(kvm));
   const gpc = new GfnToPfnCache(kvm);
   kvm.gpcs.add(gpc);
-  kvm.memslots.addDuringSetup({ id: 0, baseGfn: gfn(0), npages: 8, userspaceAddr: page(0), flags: 0 });
+  kvm.memslots.addDuringSetup({ id: 0, baseGfn: gfn(0), npages: 8, userspaceAddr: hostPage(0), flags: 0 });
   gpc.fields.active.value = 1;
   gpc.fields.uhva.value = CACHED;
   gpc.fields.gpa.value = 3 * PAGE_SIZE;
   gpc.fields.generation.value = 2;
-  return { world, mm, gpc };
+  return { world, kvm, vm: null, mm, gpc };
 }
 
 /** Something made the cache invalid (another memslot generation, another address); refresh it. */
@@ -69,8 +65,9 @@ function* refresher({ world, gpc }: Scene, sample: Sample, pause: number): Steps
     gpc.fields.valid.value = 0;
     yield* writeUnlock(gpc.lock);
     sample.since = world.clock?.now ?? 0;
-    const done = yield* kvmGpcRefresh(gpc);
-    if (done) sample.latencies.push((world.clock?.now ?? 0) - sample.since);
+    world.clock?.enter("refresh");
+    if (yield* kvmGpcRefresh(gpc)) sample.refreshes++;
+    world.clock?.leave("refresh");
     sample.since = -1;
     world.clock?.spend("nanosecond", pause);
   }
@@ -88,32 +85,39 @@ function* invalidator({ world, mm }: Scene, nth: number, pause: number): Steps<v
   }
 }
 
-function measure(design: GpcDesign, parameters: Readonly<Record<string, number>>, costs: CostTable): Figures {
+function measure(design: GpcDesign, parameters: Readonly<Record<string, number>>, costs: CostTable): Measured {
   const { invalidators, pause, covering, duration } = parameters as Record<
     "invalidators" | "pause" | "covering" | "duration",
     number
   >;
-  const sample: Sample = { latencies: [], since: -1 };
-  const tasks: Record<string, (scene: Scene) => Steps<unknown>> = {
-    refresh: (scene) => kthread(scene.world, refresher(scene, sample, 1000)),
+  const sample: Sample = { refreshes: 0, since: -1 };
+  const threads: Record<string, (scene: Scene) => Steps<unknown>> = {
+    refresh: (scene) => refresher(scene, sample, 1000),
   };
-  for (let i = 0; i < invalidators; i++) {
-    tasks[`invalidate${i}`] = (scene) => kthread(scene.world, invalidator(scene, covering, pause));
-  }
-  const { world } = makeWorld(program<Scene>({ name: "storm", setup: (w) => makeScene(w, design), tasks }));
+  for (let i = 0; i < invalidators; i++) threads[`invalidate${i}`] = (scene) => invalidator(scene, covering, pause);
   const until = duration * 1e6;
-  const simulator = new Simulator(world, { costs: { ...kvmCosts(costs), nanosecond: 1 }, until });
-  const { spent } = simulator.run();
-  const refreshes = sample.latencies.length;
-  const lookUps = spent.get("look up a host page") ?? 0;
+  const { metrics } = simulate<Scene>({
+    name: "storm",
+    setup: (w) => makeScene(w, design),
+    threads,
+    interrupted: 0,
+    rcu: false,
+    costs,
+    until,
+  });
+  const { refreshes } = sample;
+  const latency = metrics.sections.get("refresh");
+  const lookUps = timesSpent(metrics, "look up a host page");
   const unfinished = sample.since < 0 ? 0 : until - sample.since;
   return {
-    "refreshes/s": (refreshes / until) * 1e9,
-    "look-ups/refresh": refreshes === 0 ? null : lookUps / refreshes,
-    "p50 ns": percentile(sample.latencies, 0.5),
-    "p99 ns": percentile(sample.latencies, 0.99),
-    "longest ns": Math.max(unfinished, ...sample.latencies),
-    "look-ups": lookUps,
+    metrics: {
+      "refreshes/s": (refreshes / until) * 1e9,
+      "look-ups/refresh": refreshes === 0 ? null : lookUps / refreshes,
+      "p50 ns": percentileNs(latency, 0.5),
+      "p99 ns": percentileNs(latency, 0.99),
+      "longest ns": Math.max(unfinished, longestNs(latency) ?? 0),
+      "look-ups": lookUps,
+    },
   };
 }
 
@@ -122,9 +126,9 @@ export const measurement: Measurement = {
   question: "What does a storm of invalidations do to refreshes?",
   parameters: {
     invalidators: { value: 1, meaning: "threads that invalidate" },
-    pause: { value: 0, meaning: "nanoseconds between two invalidations of a thread" },
+    pause: { value: 0, meaning: "nanoseconds between two invalidations of a thread", unit: "ns" },
     covering: { value: 0, meaning: "every nth invalidation is of the cached page itself; 0: none" },
-    duration: { value: 50, meaning: "milliseconds of virtual time" },
+    duration: { value: 50, meaning: "milliseconds of virtual time", unit: "ms" },
   },
   variants: {
     D0: "Linux 6.9 to 7.2: start over on any invalidation",
@@ -142,5 +146,18 @@ export const measurement: Measurement = {
     "longest ns": "longest, the unfinished one at the end included",
     "look-ups": "host page look-ups in all",
   },
+  plots: ["refreshes/s", "look-ups/refresh", "longest ns"],
+  presets: [
+    {
+      what: "with the pause between two invalidations",
+      set: { duration: 10 },
+      sweep: { pause: [1_000, 10_000, 100_000] },
+    },
+    {
+      what: "with the threads that invalidate, every eighth time the cached page",
+      set: { duration: 10, pause: 20_000, covering: 8 },
+      sweep: { invalidators: [1, 2, 4] },
+    },
+  ],
   run: (variant, parameters, costs) => measure(variant as (typeof DESIGNS)[number], parameters, costs),
 };

@@ -7,31 +7,20 @@
  *     timed           the guest reads its memory, every cache line once
  *
  * Nested paging without the TDP MMU, as in 2012. The mail gives no size and does not say how much of each page is read; a whole page is 64 lines from memory.
- * A fault is charged with the exit and the look-up of the host's page.
  */
-import {
-  type CostTable,
-  ENGINE_COSTS,
-  makeWorld,
-  program,
-  runSequentially,
-  Simulator,
-  type Steps,
-  type World,
-} from "../engine/index.ts";
-import { Kernel, kthread, Mm, PageFrames, PROT_READ, PROT_WRITE } from "../kernel/index.ts";
-import { kvmCosts } from "../kvm/costs.ts";
+import { type CostTable, ENGINE_COSTS, runSequentially, type Steps, type World } from "../engine/index.ts";
+import { Kernel, Mm, PageFrames, PROT_READ, PROT_WRITE } from "../kernel/index.ts";
 import { kvmMmuSlotApplyFlags, kvmPrepareDirtyBitmap } from "../kvm/dirty-log.ts";
 import { Kvm } from "../kvm/kvm.ts";
 import { KVM_MEM_LOG_DIRTY_PAGES, type KvmMemorySlot } from "../kvm/memslots.ts";
 import { type KvmVariants, LINUX_7_2 } from "../kvm/variants.ts";
 import { kvmArchVcpuIoctlRun } from "../kvm/vcpu.ts";
 import { Vm } from "../kvm/vm.ts";
-import { gfn, type Hva, hva, Interrupts, PAGE_SIZE, PG_LEVEL_2M, touch } from "../machine/index.ts";
-import type { Figures, Measurement } from "./measurement.ts";
+import { gfn, Interrupts, PAGE_SIZE, PG_LEVEL_2M, touch } from "../machine/index.ts";
+import { type MeasuredScene, simulate } from "./measured-vm.ts";
+import type { Measured, Measurement } from "./measurement.ts";
+import { hostPage } from "./tdp-scene.ts";
 
-const BASE = hva(0x10000000);
-const page = (n: number): Hva => hva(BASE + n * PAGE_SIZE);
 const PAGES_OF_LARGE = 512;
 const WORDS_OF_LINE = 8;
 
@@ -42,10 +31,8 @@ interface Parameters {
   readonly lines: number;
 }
 
-interface Scene {
-  readonly world: World;
+interface Scene extends MeasuredScene {
   readonly vm: Vm;
-  reading: number;
 }
 
 function* setLogging(vm: Vm, on: boolean): Steps<void> {
@@ -67,15 +54,15 @@ function* access(vm: Vm, kind: "read" | "write", frames: readonly number[]): Ste
 
 function makeScene(world: World, variants: Partial<KvmVariants>, { large }: Parameters): Scene {
   const frames = large * PAGES_OF_LARGE;
-  const mm = new Mm(world, new PageFrames(world), BASE, frames, { hugePages: true });
-  mm.addVma(page(0), page(frames), PROT_READ | PROT_WRITE);
+  const mm = new Mm(world, new PageFrames(world), hostPage(0), frames, { hugePages: true });
+  mm.addVma(hostPage(0), hostPage(frames), PROT_READ | PROT_WRITE);
   for (let n = 0; n < frames; n += PAGES_OF_LARGE) {
-    mm.install(page(n), mm.frames.allocate("a huge page", PAGES_OF_LARGE), PG_LEVEL_2M, true);
+    mm.install(hostPage(n), mm.frames.allocate("a huge page", PAGES_OF_LARGE), PG_LEVEL_2M, true);
   }
   const kvm = new Kvm(world, new Kernel(world), mm, { ...LINUX_7_2, ...variants });
   Object.assign(kvm.params, { tdpMmu: false, eagerPageSplit: false });
   const vm = new Vm(kvm, new Interrupts(world, world.tasksMax));
-  kvm.memslots.addDuringSetup({ id: 0, baseGfn: gfn(0), npages: frames, userspaceAddr: BASE, flags: 0 });
+  kvm.memslots.addDuringSetup({ id: 0, baseGfn: gfn(0), npages: frames, userspaceAddr: hostPage(0), flags: 0 });
   vm.addVcpu(0);
   const all = Array.from({ length: frames }, (_, n) => n);
   runSequentially(world, 0, "set-up", function* () {
@@ -85,7 +72,7 @@ function makeScene(world: World, variants: Partial<KvmVariants>, { large }: Para
     yield* access(vm, "write", all);
     yield* setLogging(vm, true);
   });
-  return { world, vm, reading: 0 };
+  return { world, kvm, vm };
 }
 
 /** The timed part. */
@@ -98,34 +85,33 @@ function* readAll({ world, vm }: Scene, { large, lines }: Parameters): Steps<voi
   }
 }
 
-function measure(variants: Partial<KvmVariants>, parameters: Parameters, costs: CostTable): Figures {
-  const { world } = makeWorld(
-    program<Scene>({
-      name: "lazy-large-spte",
-      setup: (w) => makeScene(w, variants, parameters),
-      tasks: { vcpu0: (scene) => kthread(scene.world, readAll(scene, parameters)) },
-      memory: { staticBytes: (parameters.large + 8) * PAGES_OF_LARGE * (PAGE_SIZE + 512), arenaBytes: 16 * 2 ** 20 },
-    }),
-  );
+function measure(variants: Partial<KvmVariants>, parameters: Parameters, costs: CostTable): Measured {
   const counts = new Map<string, number>();
-  world.onEvent = ({ name }) => counts.set(name, (counts.get(name) ?? 0) + 1);
-  const table = kvmCosts(costs);
-  const fault = ["handle a page fault", "leave and enter the guest", "look up a host page"];
-  const all: Record<string, number> = {
-    ...table,
-    "handle a page fault": fault.reduce((sum, name) => sum + (table[name] ?? 0), 0),
-    "read a line": (ENGINE_COSTS["line transfer"] ?? 0) + WORDS_OF_LINE * (ENGINE_COSTS["access"] ?? 0),
-    ...costs,
-  };
-  const { sections, end } = new Simulator(world, { costs: all }).run();
+  const { metrics } = simulate<Scene>({
+    name: "lazy-large-spte",
+    setup: (w) => makeScene(w, variants, parameters),
+    threads: { vcpu0: (scene) => readAll(scene, parameters) },
+    interrupted: 0,
+    rcu: false,
+    memory: { staticBytes: (parameters.large + 8) * PAGES_OF_LARGE * (PAGE_SIZE + 512), arenaBytes: 16 * 2 ** 20 },
+    costs: {
+      "read a line": (ENGINE_COSTS["line transfer"] ?? 0) + WORDS_OF_LINE * (ENGINE_COSTS["access"] ?? 0),
+      ...costs,
+    },
+    onEvent: ({ name }) => counts.set(name, (counts.get(name) ?? 0) + 1),
+  });
+  const { sections, end } = metrics;
   const pages = parameters.large * PAGES_OF_LARGE;
-  const faults = sections.get("page fault")?.count ?? 0;
+  const faults = sections.get("page fault");
   return {
-    "read ns": end,
-    "page ns": end / pages,
-    faults,
-    "faults per 2M": faults / parameters.large,
-    "entries made": counts.get("kvm_mmu_set_spte") ?? 0,
+    metrics: {
+      "read ns": end,
+      "page ns": end / pages,
+      faults: faults?.count ?? 0,
+      "faults per 2M": (faults?.count ?? 0) / parameters.large,
+      "fault ns": faults === undefined ? null : faults.total / faults.count,
+      "entries made": counts.get("kvm_mmu_set_spte") ?? 0,
+    },
   };
 }
 
@@ -147,8 +133,11 @@ export const measurement: Measurement = {
     "page ns": "the same for a 4K page",
     faults: "page faults of the reads",
     "faults per 2M": "the same for each large page",
+    "fault ns": "handling one of them, without the exit from the guest and the entry",
     "entries made": "SPTEs that the reads made",
   },
+  plots: ["page ns"],
+  presets: [{ what: "with how much of a page is read", sweep: { lines: [1, 4, 16, 64] }, set: { large: 2 } }],
   run: (variant, parameters, costs) =>
     measure(DESIGNS[variant] as Partial<KvmVariants>, parameters as unknown as Parameters, costs),
 };

@@ -7,28 +7,16 @@
  *
  * Nobody uses those pages meanwhile, so from the second pass on every answer that one was used is wrong.
  */
-import {
-  type CostTable,
-  makeWorld,
-  percentileOf,
-  program,
-  runSequentially,
-  Simulator,
-  type Steps,
-  type Task,
-  type World,
-} from "../engine/index.ts";
-import { Kernel, kthread, Mm, PageFrames, PROT_READ, PROT_WRITE } from "../kernel/index.ts";
-import { kvmCosts } from "../kvm/costs.ts";
+import { type CostTable, runSequentially, type Steps, type World } from "../engine/index.ts";
+import { Kernel, Mm, PageFrames, PROT_READ, PROT_WRITE } from "../kernel/index.ts";
 import { Kvm } from "../kvm/kvm.ts";
 import { type KvmVariants, LINUX_6_12, LINUX_7_2 } from "../kvm/variants.ts";
 import { kvmArchVcpuIoctlRun } from "../kvm/vcpu.ts";
 import { Vm } from "../kvm/vm.ts";
-import { gfn, type Hva, hva, Interrupts, interruptHandler, PAGE_SIZE, touch } from "../machine/index.ts";
-import type { Figures, Measurement } from "./measurement.ts";
-
-const BASE = hva(0x10000000);
-const page = (n: number): Hva => hva(BASE + n * PAGE_SIZE);
+import { gfn, Interrupts, PAGE_SIZE, touch } from "../machine/index.ts";
+import { longestNs, type MeasuredScene, percentileNs, perSecond, simulate } from "./measured-vm.ts";
+import type { Measured, Measurement } from "./measurement.ts";
+import { hostPage } from "./tdp-scene.ts";
 
 interface Parameters {
   readonly vcpus: number;
@@ -38,8 +26,7 @@ interface Parameters {
   readonly aged: number;
 }
 
-interface Scene {
-  readonly world: World;
+interface Scene extends MeasuredScene {
   readonly mm: Mm;
   readonly vm: Vm;
   vcpusLeft: number;
@@ -52,13 +39,13 @@ interface Scene {
 
 function makeScene(world: World, variants: KvmVariants, { vcpus, pages, aged }: Parameters): Scene {
   const frames = aged + vcpus * pages;
-  const mm = new Mm(world, new PageFrames(world), BASE, frames);
-  mm.addVma(page(0), page(frames), PROT_READ | PROT_WRITE);
-  for (let n = 0; n < frames; n++) mm.populate(page(n), "page");
+  const mm = new Mm(world, new PageFrames(world), hostPage(0), frames);
+  mm.addVma(hostPage(0), hostPage(frames), PROT_READ | PROT_WRITE);
+  for (let n = 0; n < frames; n++) mm.populate(hostPage(n), "page");
   const kvm = new Kvm(world, new Kernel(world), mm, variants);
   Object.assign(kvm.params, { tdpMmu: false });
   const vm = new Vm(kvm, new Interrupts(world, world.tasksMax));
-  kvm.memslots.addDuringSetup({ id: 0, baseGfn: gfn(0), npages: frames, userspaceAddr: BASE, flags: 0 });
+  kvm.memslots.addDuringSetup({ id: 0, baseGfn: gfn(0), npages: frames, userspaceAddr: hostPage(0), flags: 0 });
   for (let i = 0; i < vcpus; i++) vm.addVcpu(i);
   const touched = Array.from({ length: aged }, (_, frame) => touch(frame, "write"));
   for (const vcpu of vm.vcpus) {
@@ -67,7 +54,7 @@ function makeScene(world: World, variants: KvmVariants, { vcpus, pages, aged }: 
       return kvmArchVcpuIoctlRun(vcpu, vcpu.id === 0 ? touched : []);
     });
   }
-  return { world, mm, vm, vcpusLeft: vcpus, passes: 0, aging: 0, wrong: 0 };
+  return { world, kvm, mm, vm, vcpusLeft: vcpus, passes: 0, aging: 0, wrong: 0 };
 }
 
 function* populate(scene: Scene, id: number, { pages, aged }: Parameters): Steps<void> {
@@ -87,7 +74,7 @@ function* age(scene: Scene, aged: number): Steps<void> {
     for (let n = 0; n < aged; n++) {
       world.clock?.enter("aging a page");
       let young = false;
-      for (const ops of mm.notifiers) if (yield* ops.clearYoung(page(n), page(n + 1))) young = true;
+      for (const ops of mm.notifiers) if (yield* ops.clearYoung(hostPage(n), hostPage(n + 1))) young = true;
       if (young && scene.passes > 0) scene.wrong++;
       world.clock?.leave("aging a page");
     }
@@ -96,40 +83,40 @@ function* age(scene: Scene, aged: number): Steps<void> {
   }
 }
 
-function measure(variants: KvmVariants, parameters: Parameters, costs: CostTable): Figures {
+function measure(variants: KvmVariants, parameters: Parameters, costs: CostTable): Measured {
   const { vcpus, pages, aged } = parameters;
-  const tasks: Record<string, (scene: Scene) => Steps<unknown>> = {};
-  for (let i = 0; i < vcpus; i++) tasks[`vcpu${i}`] = (scene) => kthread(scene.world, populate(scene, i, parameters));
-  tasks["aging"] = (scene) => kthread(scene.world, age(scene, aged));
-  const served = Object.keys(tasks).length;
-  for (let i = 0; i < vcpus; i++) {
-    tasks[`irq${i}`] = ({ vm, world }) => interruptHandler(vm.interrupts, i, world.tasks[i] as Task);
-  }
-  const bytes = 64 * 2 ** 20 + (aged + vcpus * pages) * (PAGE_SIZE + 512);
-  const { world, state } = makeWorld(
-    program<Scene>({
-      name: "lockless-aging",
-      setup: (w) => makeScene(w, variants, parameters),
-      tasks,
-      daemons: Object.keys(tasks).slice(served),
-      memory: { staticBytes: bytes, arenaBytes: 2 ** 20 },
-    }),
-  );
-  world.onEvent = () => undefined;
-  const simulator = new Simulator(world, { costs: kvmCosts(costs) });
-  const { sections, locks, end } = simulator.run();
+  const threads: Record<string, (scene: Scene) => Steps<unknown>> = {};
+  for (let i = 0; i < vcpus; i++) threads[`vcpu${i}`] = (scene) => populate(scene, i, parameters);
+  threads["aging"] = (scene) => age(scene, aged);
+  const staticBytes = 64 * 2 ** 20 + (aged + vcpus * pages) * (PAGE_SIZE + 512);
+  const { metrics, scene } = simulate<Scene>({
+    name: "lockless-aging",
+    setup: (w) => makeScene(w, variants, parameters),
+    threads,
+    interrupted: vcpus,
+    rcu: false,
+    memory: { staticBytes, arenaBytes: 2 ** 20 },
+    costs,
+  });
+  const { sections, locks, end } = metrics;
   const faults = sections.get("page fault");
   const each = sections.get("aging a page");
+  const mmuLock = locks.get("kvm->mmu_lock");
   return {
-    "pass ns": state.passes === 0 ? null : state.aging / state.passes,
-    passes: state.passes,
-    "wrong %": state.passes < 2 ? null : (100 * state.wrong) / (aged * (state.passes - 1)),
-    "page p50 ns": each === undefined ? null : percentileOf(each, 0.5),
-    "page p99 ns": each === undefined ? null : percentileOf(each, 0.99),
-    "fault p50 ns": faults === undefined ? null : percentileOf(faults, 0.5),
-    "fault p99 ns": faults === undefined ? null : percentileOf(faults, 0.99),
-    "lock wait ns": locks.get("kvm->mmu_lock")?.wait.longest ?? null,
-    "populated ns": end,
+    metrics: {
+      "pass ns": scene.passes === 0 ? null : scene.aging / scene.passes,
+      passes: scene.passes,
+      "wrong %": scene.passes < 2 ? null : (100 * scene.wrong) / (aged * (scene.passes - 1)),
+      "page p50 ns": percentileNs(each, 0.5),
+      "page p99 ns": percentileNs(each, 0.99),
+      "fault p50 ns": percentileNs(faults, 0.5),
+      "fault p99 ns": percentileNs(faults, 0.99),
+      "faults/s": perSecond(faults?.count ?? 0, metrics),
+      "lock wait ns": longestNs(mmuLock?.wait),
+      "lock waited ns": mmuLock?.wait.total ?? 0,
+      "aging holds ns": longestNs(mmuLock?.holdBy.get("aging")),
+      "populated ns": end,
+    },
   };
 }
 
@@ -167,9 +154,16 @@ export const measurement: Measurement = {
     "page p99 ns": "99th percentile",
     "fault p50 ns": "median of handling a page fault",
     "fault p99 ns": "99th percentile",
+    "faults/s": "page faults handled in a second, by all vCPUs",
     "lock wait ns": "longest wait for mmu_lock",
+    "lock waited ns": "all waiting for mmu_lock, by all threads together",
+    "aging holds ns": "longest time for which aging has mmu_lock",
     "populated ns": "until all memory was populated",
   },
+  plots: ["pass ns", "page p99 ns", "fault p99 ns", "lock wait ns"],
+  presets: [
+    { what: "with the vCPUs that populate memory", sweep: { vcpus: [1, 8, 64] }, variants: ["A0", "A5", "A7"] },
+  ],
   run: (variant, parameters, costs) =>
     measure(DESIGNS[variant] as KvmVariants, parameters as unknown as Parameters, costs),
 };

@@ -54,10 +54,16 @@ function* writeProtectLockless(scene: ShadowScene, frame: number): Steps<void> {
   }
 }
 
-type Walker = (scene: ShadowScene, frames: readonly number[]) => Steps<void>;
+/** @param looked is called after each frame: what else a walk does with it (measurements) */
+type Walker = (scene: ShadowScene, frames: readonly number[], looked?: () => void) => Steps<void>;
 
-function* walkAll(scene: ShadowScene, frames: readonly number[]): Steps<void> {
-  for (const frame of frames) yield* writeProtectLockless(scene, frame);
+const nothing = (): void => undefined;
+
+function* walkAll(scene: ShadowScene, frames: readonly number[], looked: () => void): Steps<void> {
+  for (const frame of frames) {
+    yield* writeProtectLockless(scene, frame);
+    looked();
+  }
 }
 
 type WalkerName =
@@ -71,50 +77,54 @@ type WalkerName =
   | "irqsOff"
   | "bitLock";
 
-const WALKERS: Readonly<Record<WalkerName, Walker>> = {
-  *locked(scene, frames) {
+/** The ways to walk, by name. */
+export const WALKERS: Readonly<Record<WalkerName, Walker>> = {
+  *locked(scene, frames, looked = nothing) {
     yield* writeLock(scene.vm.kvm.mmuLock);
-    for (const frame of frames) yield* rmapWriteProtect(scene.shadow, rmapOf(scene, frame), false);
+    for (const frame of frames) {
+      yield* rmapWriteProtect(scene.shadow, rmapOf(scene, frame), false);
+      looked();
+    }
     yield* writeUnlock(scene.vm.kvm.mmuLock);
   },
-  *bare(scene, frames) {
-    yield* walkAll(scene, frames);
+  *bare(scene, frames, looked = nothing) {
+    yield* walkAll(scene, frames, looked);
   },
-  *rcu(scene, frames) {
+  *rcu(scene, frames, looked = nothing) {
     const { rcu } = scene.vm.kvm.kernel;
     yield* rcuReadLock(rcu);
-    yield* walkAll(scene, frames);
+    yield* walkAll(scene, frames, looked);
     yield* rcuReadUnlock(rcu);
   },
-  *yieldingRcu(scene, frames) {
-    for (const frame of frames) yield* WALKERS.rcu(scene, [frame]);
+  *yieldingRcu(scene, frames, looked = nothing) {
+    for (const frame of frames) yield* WALKERS.rcu(scene, [frame], looked);
   },
-  *flagged(scene, frames) {
+  *flagged(scene, frames, looked = nothing) {
     yield* store(scene.shadow.rcuFreeShadowPage, 1);
     yield* fence(scene.world);
-    yield* WALKERS.rcu(scene, frames);
+    yield* WALKERS.rcu(scene, frames, looked);
     yield* fence(scene.world);
     yield* store(scene.shadow.rcuFreeShadowPage, 0);
   },
-  *flaggedWithoutBarrier(scene, frames) {
+  *flaggedWithoutBarrier(scene, frames, looked = nothing) {
     yield* store(scene.shadow.rcuFreeShadowPage, 1);
-    yield* WALKERS.rcu(scene, frames);
+    yield* WALKERS.rcu(scene, frames, looked);
     yield* store(scene.shadow.rcuFreeShadowPage, 0);
   },
-  *flaggedClearedPlainly(scene, frames) {
+  *flaggedClearedPlainly(scene, frames, looked = nothing) {
     yield* store(scene.shadow.rcuFreeShadowPage, 1);
     yield* fence(scene.world);
-    yield* WALKERS.rcu(scene, frames);
+    yield* WALKERS.rcu(scene, frames, looked);
     yield* store(scene.shadow.rcuFreeShadowPage, 0);
   },
-  *irqsOff(scene, frames) {
+  *irqsOff(scene, frames, looked = nothing) {
     const { interrupts } = scene.vm;
     const { cpu } = current(scene.world);
     yield* maskInterrupts(interrupts, cpu);
-    yield* walkAll(scene, frames);
+    yield* walkAll(scene, frames, looked);
     yield* unmaskInterrupts(interrupts, cpu);
   },
-  *bitLock(scene, frames) {
+  *bitLock(scene, frames, looked = nothing) {
     for (const frame of frames) {
       const head = rmapOf(scene, frame);
       const value = yield* rmapLock(head, { locked: true });
@@ -123,6 +133,7 @@ const WALKERS: Readonly<Record<WalkerName, Walker>> = {
         const spte = yield* load(entry);
         if (isShadowPresentPte(spte)) yield* compareExchange(entry, spte, clearU64(spte, PT_WRITABLE_MASK));
       }
+      looked();
       yield* rmapUnlock(head, { locked: true }, value, false);
     }
   },
@@ -144,7 +155,8 @@ interface Design {
   readonly variants: Partial<KvmVariants>;
 }
 
-const DESIGNS: Readonly<Record<string, Design>> = {
+/** The designs of the thread, by name. */
+export const DESIGNS: Readonly<Record<string, Design>> = {
   V0: { what: "the walker holds mmu_lock (Linux)", walker: "locked", variants: {} },
   V1: { what: "no lock, pages freed at once", walker: "bare", variants: {} },
   V2: {

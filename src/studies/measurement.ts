@@ -6,19 +6,43 @@
  *       parameters: { invalidators: { value: 1, meaning: "threads that invalidate" } },
  *       variants: { D0: "Linux 6.9 to 7.2", ... },
  *       metrics: { "refreshes/s": "refreshes that succeeded, a second", ... },
- *       run: (variant, parameters, costs) => ({ "refreshes/s": ... }),
+ *       plots: ["refreshes/s"],
+ *       presets: [{ what: "how long invalidations pause", sweep: { pause: [0, 10_000, 100_000] } }],
+ *       run: (variant, parameters, costs) => ({ metrics: { "refreshes/s": ... } }),
  *     };
  */
-import { type CostTable, UsageError } from "../engine/index.ts";
+import { type CostTable, type GaugePoint, UsageError } from "../engine/index.ts";
 
 export interface Parameter {
   /** What it is when nobody says otherwise. */
   readonly value: number;
   readonly meaning: string;
+  /** What it is counted in, where it has a unit: "ns", "GiB". */
+  readonly unit?: string;
 }
 
 /** A figure; null when the run gives none. */
 export type Figures = Readonly<Record<string, number | null>>;
+
+/** What came of one run. */
+export interface Measured {
+  readonly metrics: Figures;
+  /** What was followed over virtual time. */
+  readonly series?: Readonly<Record<string, readonly GaugePoint[]>>;
+}
+
+/** Runs that are worth a figure, and take a person no patience. */
+export interface Preset {
+  /** What the figure shows. */
+  readonly what: string;
+  readonly set?: Readonly<Record<string, number>>;
+  /** The values of one parameter; without it, what is followed over time is shown. */
+  readonly sweep?: Readonly<Record<string, readonly number[]>>;
+  /** Those variants only. */
+  readonly variants?: readonly string[];
+  /** Those metrics, or series, instead of the measurement's own choice. */
+  readonly plots?: readonly string[];
+}
 
 export interface Measurement {
   readonly study: string;
@@ -28,7 +52,12 @@ export interface Measurement {
   readonly variants: Readonly<Record<string, string>>;
   /** What the figures mean; times are in nanoseconds where a name ends in "ns". */
   readonly metrics: Readonly<Record<string, string>>;
-  run(variant: string, parameters: Readonly<Record<string, number>>, costs: CostTable): Figures;
+  /** What is followed over time, and what it means. */
+  readonly series?: Readonly<Record<string, string>>;
+  /** The metrics that are plotted over a swept parameter, the most telling first. */
+  readonly plots: readonly string[];
+  readonly presets: readonly Preset[];
+  run(variant: string, parameters: Readonly<Record<string, number>>, costs: CostTable): Measured;
 }
 
 /** The parameters with some of them set. @throws UsageError for a name or a value that the measurement does not know */
@@ -45,11 +74,4 @@ export function withParameters(
   return Object.fromEntries(
     names.map((name) => [name, settings[name] ?? (measurement.parameters[name] as Parameter).value]),
   );
-}
-
-/** The value below which a share of the samples lies; null without samples. */
-export function percentile(samples: readonly number[], share: number): number | null {
-  if (samples.length === 0) return null;
-  const sorted = [...samples].sort((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] as number;
 }

@@ -10,6 +10,7 @@ const BUILT_IN: Readonly<Record<string, () => Promise<MeasurementModule>>> = {
   "gpc-refresh": () => import("./gpc-refresh.measure.ts"),
   "lazy-large-spte": () => import("./lazy-large-spte.measure.ts"),
   "lockless-aging": () => import("./lockless-aging.measure.ts"),
+  "lockless-walk": () => import("./lockless-walk.measure.ts"),
   "root-zap": () => import("./root-zap.measure.ts"),
 };
 

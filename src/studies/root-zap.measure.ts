@@ -5,30 +5,27 @@
  * (mmu_lock for read), a thread invalidates a page of the VMM every so often (mmu_lock for write), and RCU frees the tables.
  */
 import {
+  awaitUntil,
+  type Cell,
   type CostTable,
-  makeWorld,
-  percentileOf,
-  program,
+  cell,
   runSequentially,
-  Simulator,
   type Steps,
-  type Task,
+  store,
   type U64,
   type World,
 } from "../engine/index.ts";
 import {
+  callRcu,
   invalidateRange,
   Kernel,
-  kthread,
   Mm,
   mutexLock,
   mutexUnlock,
   PageFrames,
   PROT_READ,
   PROT_WRITE,
-  rcuThread,
 } from "../kernel/index.ts";
-import { kvmCosts } from "../kvm/costs.ts";
 import { Kvm } from "../kvm/kvm.ts";
 import type { KvmMmuPage } from "../kvm/mmu-page.ts";
 import { kvmMmuLoad } from "../kvm/mmu-roots.ts";
@@ -42,31 +39,33 @@ import {
   ENTRIES_PER_TABLE,
   type Gfn,
   gfn,
-  type Hva,
   hva,
   Interrupts,
-  interruptHandler,
   PAGE_SIZE,
   type Pfn,
   pagesPerLevel,
   pfn,
   touch,
 } from "../machine/index.ts";
-import type { Figures, Measurement } from "./measurement.ts";
+import { historyOf, longestNs, type MeasuredScene, percentileNs, simulate, timesSpent } from "./measured-vm.ts";
+import type { Measured, Measurement } from "./measurement.ts";
+import { hostPage } from "./tdp-scene.ts";
 
-const BASE = hva(0x10000000);
 /** Frames that the vCPUs fault on meanwhile. */
 const FAULTING = 512;
-const page = (n: number): Hva => hva(BASE + n * PAGE_SIZE);
 const FRAMES_OF_GIB = 2 ** 18;
 
-interface Scene {
-  readonly world: World;
+interface Scene extends MeasuredScene {
   readonly mm: Mm;
   readonly vm: Vm;
   /** Tables below the root. */
   tables: number;
   over: boolean;
+  /** When the root was zapped; its tables are freed later. */
+  zapped: number;
+  /** rcu_barrier(): set by a callback that comes after those of the tables. */
+  readonly freed: Cell;
+  readonly setFreed: number;
 }
 
 interface Parameters {
@@ -78,8 +77,8 @@ interface Parameters {
 }
 
 function makeScene(world: World, rootZap: RootZap, { gib, level, vcpus }: Parameters): Scene {
-  const mm = new Mm(world, new PageFrames(world), BASE, FAULTING);
-  mm.addVma(page(0), page(FAULTING), PROT_READ | PROT_WRITE);
+  const mm = new Mm(world, new PageFrames(world), hostPage(0), FAULTING);
+  mm.addVma(hostPage(0), hostPage(FAULTING), PROT_READ | PROT_WRITE);
   const kvm = new Kvm(world, new Kernel(world), mm, { ...LINUX_7_2, yields: true, rootZap });
   const vm = new Vm(kvm, new Interrupts(world, world.tasksMax));
   const guest = {
@@ -89,12 +88,16 @@ function makeScene(world: World, rootZap: RootZap, { gib, level, vcpus }: Parame
     userspaceAddr: hva(2 ** 46),
     flags: 0,
   };
-  kvm.memslots.addDuringSetup({ id: 1, baseGfn: gfn(0), npages: FAULTING, userspaceAddr: BASE, flags: 0 });
+  kvm.memslots.addDuringSetup({ id: 1, baseGfn: gfn(0), npages: FAULTING, userspaceAddr: hostPage(0), flags: 0 });
   kvm.memslots.addDuringSetup(guest);
   for (let i = 0; i < Math.max(1, vcpus); i++) vm.addVcpu(i);
   const [first] = vm.vcpus as [Vm["vcpus"][number]];
   for (const vcpu of vm.vcpus) runSequentially(world, vcpu.id, `vcpu${vcpu.id}`, () => kvmMmuLoad(vcpu));
-  const scene: Scene = { world, mm, vm, tables: 0, over: false };
+  const freed = cell(world, "all tables are freed");
+  const setFreed = kvm.kernel.rcu.register(function* () {
+    yield* store(freed, 1);
+  });
+  const scene: Scene = { world, kvm, mm, vm, tables: 0, over: false, zapped: 0, freed, setFreed };
   populate(
     scene,
     vm.tdp.pages.ofEntry(first.rootHpa.value),
@@ -155,13 +158,16 @@ function* zap(scene: Scene): Steps<void> {
   yield* kvmMmuZapAllFast(vm);
   yield* mutexUnlock(vm.kvm.memslots.slotsLock);
   scene.over = true;
+  scene.zapped = scene.world.clock?.now ?? 0;
+  yield* callRcu(vm.kvm.kernel.rcu, scene.freed.addr, scene.setFreed);
+  yield* awaitUntil(scene.freed, (value) => value === 1);
 }
 
 function* notifier(scene: Scene, pause: number): Steps<void> {
   const { world, mm } = scene;
   while (!scene.over) {
     world.clock?.spend("microsecond", pause);
-    yield* invalidateRange(mm, page(FAULTING - 1), page(FAULTING));
+    yield* invalidateRange(mm, hostPage(FAULTING - 1), hostPage(FAULTING));
   }
 }
 
@@ -176,48 +182,50 @@ function* vcpuThread(scene: Scene, id: number, vcpus: number): Steps<void> {
   }
 }
 
-function measure(rootZap: RootZap, parameters: Parameters, costs: CostTable): Figures {
+function measure(rootZap: RootZap, parameters: Parameters, costs: CostTable): Measured {
   const { gib, level, vcpus, notifier: pause } = parameters;
-  const tasks: Record<string, (scene: Scene) => Steps<unknown>> = {};
-  for (let i = 0; i < vcpus; i++) tasks[`vcpu${i}`] = (scene) => kthread(scene.world, vcpuThread(scene, i, vcpus));
-  tasks["zap"] = (scene) => kthread(scene.world, zap(scene));
-  if (pause > 0) tasks["notifier"] = (scene) => kthread(scene.world, notifier(scene, pause));
-  const daemons = ["rcu", ...Array.from({ length: vcpus }, (_, i) => `irq${i}`)];
-  tasks["rcu"] = ({ vm }) => rcuThread(vm.kvm.kernel.rcu);
-  for (let i = 0; i < vcpus; i++) {
-    tasks[`irq${i}`] = ({ vm, world: w }) => interruptHandler(vm.interrupts, i, w.tasks[i] as Task);
-  }
-  const { world, state } = makeWorld(
-    program<Scene>({
-      name: "root-zap",
-      setup: (w) => makeScene(w, rootZap, parameters),
-      tasks,
-      daemons,
-      memory: { staticBytes: memoryFor(gib, level), arenaBytes: 64 * 2 ** 20 },
-    }),
-  );
-  world.onEvent = () => undefined;
-  const simulator = new Simulator(world, { costs: { ...kvmCosts(costs), microsecond: 1000 } });
-  const { sections, locks, waits, gauges, spent, end } = simulator.run();
-  const rcu = sections.get("rcu");
+  const threads: Record<string, (scene: Scene) => Steps<unknown>> = {};
+  for (let i = 0; i < vcpus; i++) threads[`vcpu${i}`] = (scene) => vcpuThread(scene, i, vcpus);
+  threads["zap"] = zap;
+  if (pause > 0) threads["notifier"] = (scene) => notifier(scene, pause);
+  const { metrics, scene } = simulate<Scene>({
+    name: "root-zap",
+    setup: (w) => makeScene(w, rootZap, parameters),
+    threads,
+    interrupted: vcpus,
+    rcu: true,
+    memory: { staticBytes: memoryFor(gib, level), arenaBytes: 64 * 2 ** 20 },
+    costs,
+    before: ({ tables }, simulator) => simulator.gauge("pages of tables", tables + 1),
+  });
+  const { sections, locks, gauges } = metrics;
+  const mmuLock = locks.get("kvm->mmu_lock");
   const faults = sections.get("page fault");
-  const grace = [...waits].find(([name]) => name.startsWith("rcu grace period"))?.[1];
   return {
-    "stretch ns": rcu?.longest ?? null,
-    stall: (rcu?.longest ?? 0) > RCU_STALL ? 1 : 0,
-    "grace ns": grace?.longest ?? null,
-    "lock wait ns": locks.get("kvm->mmu_lock")?.wait.longest ?? null,
-    "fault p99 ns": faults === undefined ? null : percentileOf(faults, 0.99),
-    "fault max ns": faults?.longest ?? null,
-    backlog: gauges.get("RCU callbacks")?.highest ?? 0,
-    visited: spent.get("visit an entry") ?? 0,
-    "zap ns": end,
-    tables: state.tables,
+    metrics: {
+      "stretch ns": longestNs(sections.get("rcu")),
+      "preempt-off ns": longestNs(sections.get("preempt-off")),
+      stalls: gauges.get("RCU stall warnings")?.highest ?? 0,
+      "grace ns": longestNs(sections.get("grace period")),
+      "lock wait ns": longestNs(mmuLock?.wait),
+      "zap holds ns": longestNs(mmuLock?.holdBy.get("zap")),
+      "fault p50 ns": percentileNs(faults, 0.5),
+      "fault p99 ns": percentileNs(faults, 0.99),
+      "fault max ns": longestNs(faults),
+      "faults/s": ((faults?.count ?? 0) / scene.zapped) * 1e9,
+      IPIs: timesSpent(metrics, "send an IPI"),
+      flushes: timesSpent(metrics, "flush a TLB"),
+      backlog: gauges.get("unlinked pages")?.highest ?? 0,
+      visited: timesSpent(metrics, "visit an entry"),
+      "zap ns": scene.zapped,
+      tables: scene.tables,
+    },
+    series: {
+      backlog: historyOf(metrics, "unlinked pages"),
+      "pages of tables": historyOf(metrics, "pages of tables"),
+    },
   };
 }
-
-/** Nanoseconds until RCU complains: CONFIG_RCU_CPU_STALL_TIMEOUT=21. */
-const RCU_STALL = 21e9;
 
 /** Bytes for the tables and what belongs to them. */
 function memoryFor(gib: number, level: number): number {
@@ -232,26 +240,42 @@ export const measurement: Measurement = {
   study: "root-zap",
   question: "How long may the zap of a whole root keep others waiting?",
   parameters: {
-    gib: { value: 8, meaning: "GiB of guest memory that are mapped" },
+    gib: { value: 8, meaning: "GiB of guest memory that are mapped", unit: "GiB" },
     level: { value: 1, meaning: "level of the mappings: 1 for 4K, 2 for 2M, 3 for 1G" },
     vcpus: { value: 4, meaning: "vCPUs that fault meanwhile, in the new root" },
     notifier: {
       value: 1000,
+      unit: "us",
       meaning: "microseconds between two invalidations, which want mmu_lock for write; 0: none",
     },
   },
   variants: { Z1: "one pass at the root's level", Z2: "two passes: 1G, then the root's level", Z3: "level by level" },
   metrics: {
     "stretch ns": "longest RCU section: nobody else can have mmu_lock for write, no grace period ends",
-    stall: "1 when that is over 21 s, when RCU reports a stall",
-    "grace ns": "longest wait of a grace period for one CPU",
+    "preempt-off ns": "longest non-preemptible stretch of any thread",
+    stalls: "RCU's reports of a stalled CPU: a grace period of 21 s, and each 66 s more",
+    "grace ns": "longest grace period",
     "lock wait ns": "longest wait for mmu_lock",
-    "fault p99 ns": "99th percentile of a page fault's handling",
+    "zap holds ns": "longest time for which the zap has mmu_lock, either way",
+    "fault p50 ns": "median of a page fault's handling",
+    "fault p99 ns": "99th percentile",
     "fault max ns": "longest",
+    "faults/s": "page faults handled in a second",
+    IPIs: "interrupts sent from CPU to CPU",
+    flushes: "flushes of a TLB",
     backlog: "most tables that waited to be freed at once",
     visited: "entries that the zap looked at",
     "zap ns": "until everything was zapped",
     tables: "tables below the root that were zapped",
   },
+  series: {
+    backlog: "tables that wait to be freed",
+    "pages of tables": "pages of the old root's tables and the new one's that are not freed yet",
+  },
+  plots: ["stretch ns", "lock wait ns", "fault max ns", "backlog"],
+  presets: [
+    { what: "with the memory that is mapped", sweep: { gib: [1, 2, 4, 8] } },
+    { what: "over time", set: { gib: 4 } },
+  ],
   run: (variant, parameters, costs) => measure(DESIGNS[variant] as RootZap, parameters as unknown as Parameters, costs),
 };

@@ -3,6 +3,7 @@ import { type Cell, cell } from "../cell.ts";
 import type { Steps } from "../operation.ts";
 import { acquire, acquireShared, awaitUntil, fetchAdd, load, releaseShared, store } from "../ops.ts";
 import { makeWorld, program } from "../program.ts";
+import { percentileOf } from "./metrics.ts";
 import { type SimulationOptions, Simulator } from "./simulator.ts";
 
 interface State {
@@ -90,6 +91,12 @@ describe("the simulator", () => {
     expect(lock?.wait.count).toBe(2);
     expect(lock?.wait.by).toBe("b");
     expect(lock?.hold).toMatchObject({ count: 3, by: "a" });
+    expect([...(lock?.holdBy ?? [])].map(([task, { count }]) => [task, count])).toEqual([
+      ["a", 1],
+      ["c", 1],
+      ["b", 1],
+    ]);
+    expect(lock?.waitBy.get("b")?.longest).toBe(lock?.wait.longest);
     expect(lock?.hold.longest).toBeGreaterThan(1000);
   });
 
@@ -116,8 +123,30 @@ describe("the simulator", () => {
       s.log.push("writer");
       yield* store(s.lock, 0);
     };
-    const { state } = simulate({ early: read("early", 0, 2000), write, late: read("late", 900, 10) });
+    const { state, metrics } = simulate({ early: read("early", 0, 2000), write, late: read("late", 900, 10) });
     expect(state.log).toEqual(["early", "writer", "late"]);
+    expect(metrics.locks.get("lock")?.holdShared).toMatchObject({ count: 2, by: "early" });
+  });
+
+  test("gives percentiles of sections exact to three digits", () => {
+    const body: Body = function* ({ word }) {
+      const { clock } = word.world;
+      for (let i = 1; i <= 1000; i++) {
+        clock?.enter("section");
+        clock?.spend("work", 10 * i);
+        clock?.leave("section");
+      }
+      yield* load(word);
+    };
+    const section = simulate({ body }).metrics.sections.get("section");
+    for (const [share, length] of [
+      [0.5, 5_000],
+      [0.99, 9_900],
+      [1, 10_000],
+    ] as const) {
+      const found = section === undefined ? null : percentileOf(section, share);
+      expect(Math.abs((found ?? 0) - length)).toBeLessThanOrEqual(length / 500);
+    }
   });
 
   test("wakes an await, and measures the wait", () => {

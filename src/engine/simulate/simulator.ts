@@ -20,7 +20,17 @@ import type { Driver, World } from "../world.ts";
 import { CacheLines } from "./cache-lines.ts";
 import type { Clock } from "./clock.ts";
 import { type CostTable, costOf, ENGINE_COSTS } from "./cost-table.ts";
-import { addStretch, entryOf, type Metrics, newMetrics, newStretch } from "./metrics.ts";
+import {
+  addStretch,
+  entryOf,
+  gaugeOf,
+  kindOf,
+  type LockMetrics,
+  type Metrics,
+  newLockMetrics,
+  newMetrics,
+  newStretch,
+} from "./metrics.ts";
 import { TimeQueue } from "./time-queue.ts";
 
 export interface SimulationOptions {
@@ -46,6 +56,8 @@ interface Thread {
   sliceStart: number;
   /** Open sections: when they began. */
   readonly sections: Map<string, number>;
+  /** Locks that it holds for read, by address: since when. */
+  readonly shared: Map<number, number>;
 }
 
 export class Simulator implements Driver, Clock {
@@ -58,7 +70,7 @@ export class Simulator implements Driver, Clock {
   private readonly queue = new TimeQueue<Thread>();
   private readonly waiters = new Map<number, Thread[]>();
   /** Exclusive holders of locks, by address. */
-  private readonly held = new Map<number, { readonly since: number; readonly by: Task; readonly name: string }>();
+  private readonly held = new Map<number, { readonly since: number }>();
   private readonly lines: CacheLines;
   private running: Thread | null = null;
 
@@ -78,7 +90,15 @@ export class Simulator implements Driver, Clock {
     world.started = true;
     for (const task of world.tasks) {
       task.remembers = false;
-      const thread: Thread = { task, time: 0, pending: "none", waitsSince: -1, sliceStart: 0, sections: new Map() };
+      const thread: Thread = {
+        task,
+        time: 0,
+        pending: "none",
+        waitsSince: -1,
+        sliceStart: 0,
+        sections: new Map(),
+        shared: new Map(),
+      };
       this.threads.push(thread);
       this.queue.push(0, thread);
     }
@@ -205,7 +225,9 @@ export class Simulator implements Driver, Clock {
     op.resultHi = oldHi;
     if (accessClass(op.kind, op, oldLo, oldHi) === AccessClass.Read) return true;
     writeResult(heap, op.kind, op.addr, op.size, op.lo, op.hi, op, oldLo, oldHi);
-    if (op.kind === OpKind.Acquire) this.held.set(op.addr, { since: thread.time, by: task, name: op.text });
+    if (op.kind === OpKind.Acquire) this.held.set(op.addr, { since: thread.time });
+    else if (op.kind === OpKind.AcquireShared) thread.shared.set(op.addr, thread.time);
+    else if (op.kind === OpKind.ReleaseShared) this.noteSharedRelease(thread);
     else if (this.held.size > 0) this.noteRelease(thread);
     if (this.waiters.size > 0 && this.waiters.has(op.addr)) this.wake(op.addr, thread.time);
     return true;
@@ -216,7 +238,21 @@ export class Simulator implements Driver, Clock {
     const holder = this.held.get(op.addr);
     if (holder === undefined || op.lo !== 0) return;
     this.held.delete(op.addr);
-    addStretch(this.lockOf(holder.name, op.addr).hold, thread.time - holder.since, thread.task.name);
+    this.noteHold(op.addr, thread, thread.time - holder.since);
+  }
+
+  private noteSharedRelease(thread: Thread): void {
+    const { addr } = thread.task.op;
+    const since = thread.shared.get(addr);
+    if (since === undefined) return;
+    thread.shared.delete(addr);
+    this.noteHold(addr, thread, thread.time - since, "holdShared");
+  }
+
+  private noteHold(addr: number, { task }: Thread, duration: number, how: "hold" | "holdShared" = "hold"): void {
+    const { holdBy, [how]: hold } = this.lockOf(addr);
+    addStretch(hold, duration, task.name);
+    addStretch(entryOf(holdBy, kindOf(task.name), newStretch), duration, task.name);
   }
 
   // --- waiting -------------------------------------------------------------------------------------------------------
@@ -257,17 +293,18 @@ export class Simulator implements Driver, Clock {
     const duration = thread.time - thread.waitsSince;
     thread.waitsSince = -1;
     if (op.kind === OpKind.Await) {
-      const what = (op.text === "" ? this.world.nameOf(op.addr) : op.text).replace(/\d+/g, "n");
+      const what = kindOf(op.text === "" ? this.world.nameOf(op.addr) : op.text);
       addStretch(entryOf(this.metrics.waits, what, newStretch), duration, name);
-    } else addStretch(this.lockOf(op.text, op.addr).wait, duration, name);
+      return;
+    }
+    const { wait, waitBy } = this.lockOf(op.addr);
+    addStretch(wait, duration, name);
+    addStretch(entryOf(waitBy, kindOf(name), newStretch), duration, name);
   }
 
-  private lockOf(
-    _text: string,
-    addr: number,
-  ): { wait: ReturnType<typeof newStretch>; hold: ReturnType<typeof newStretch> } {
+  private lockOf(addr: number): LockMetrics {
     const name = this.world.nameOf(addr);
-    return entryOf(this.metrics.locks, name, () => ({ name, wait: newStretch(), hold: newStretch() }));
+    return entryOf(this.metrics.locks, name, () => newLockMetrics(name));
   }
 
   // --- the clock -----------------------------------------------------------------------------------------------------
@@ -296,11 +333,7 @@ export class Simulator implements Driver, Clock {
   }
 
   gauge(name: string, delta: number): void {
-    const { gauges } = this.metrics;
-    const gauge = gauges.get(name) ?? { now: 0, highest: 0 };
-    gauge.now += delta;
-    gauge.highest = Math.max(gauge.highest, gauge.now);
-    gauges.set(name, gauge);
+    gaugeOf(this.metrics, name).add(delta, this.now);
   }
 
   needsResched(): boolean {

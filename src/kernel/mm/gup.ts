@@ -62,6 +62,7 @@ export function* hostMappingLevel(mm: Mm, addr: Hva): Steps<number> {
 
 /** hva_to_pfn(): brings the page in if need be. Null when the address is not mapped that way. */
 export function* getUserPage(mm: Mm, addr: Hva, write: boolean): Steps<UserPage | null> {
+  mm.world.clock?.spend("look up a host page");
   if (mm.policy !== null) yield* mm.policy.beforeLookup(addr, write);
   // Whoever follows a recording has put the very entry there that the guest was given.
   const fast = yield* getUserPageFast(mm, addr, write || mm.policy === null);

@@ -20,6 +20,7 @@ import type { ShadowMmu } from "./shadow-mmu.ts";
 /** kvm_mmu_commit_zap_page(), its end. mmu_lock held for write. */
 export function* freeShadowPages(shadow: ShadowMmu, pages: readonly ShadowPage[]): Steps<void> {
   const { shadowFree } = shadow.kvm.variants;
+  shadow.world.clock?.gauge("unlinked pages", pages.length);
   switch (shadowFree) {
     case "sync":
       return yield* freeAll(shadow, pages);
@@ -40,7 +41,12 @@ export function* freeShadowPages(shadow: ShadowMmu, pages: readonly ShadowPage[]
 }
 
 function* freeAll(shadow: ShadowMmu, pages: readonly ShadowPage[]): Steps<void> {
-  for (const sp of pages) yield* shadow.pages.free(sp);
+  for (const sp of pages) yield* freePage(shadow, sp);
+}
+
+function* freePage(shadow: ShadowMmu, sp: ShadowPage): Steps<void> {
+  shadow.world.clock?.gauge("unlinked pages", -1);
+  yield* shadow.pages.free(sp);
 }
 
 /** Hands a page over to RCU. */
@@ -51,7 +57,7 @@ function* queue(shadow: ShadowMmu, sp: ShadowPage): Steps<void> {
   if (pending >= shadowFreeCap) {
     if (shadowFree === "capped-sync") {
       yield* synchronizeRcu(kvm.kernel.rcu);
-      yield* shadow.pages.free(sp);
+      yield* freePage(shadow, sp);
       return;
     }
     if (shadowFree === "capped-parked") {
@@ -70,7 +76,7 @@ function* queue(shadow: ShadowMmu, sp: ShadowPage): Steps<void> {
 /** free_pages_rcu(): the page's grace period is over. With a cap, a parked page follows it: its own grace period begins only now. */
 export function* freePagesRcu(shadow: ShadowMmu, addr: number): Steps<void> {
   const { rcuPending, rcuParked, kvm } = shadow;
-  yield* shadow.pages.free(shadow.pages.at(addr));
+  yield* freePage(shadow, shadow.pages.at(addr));
   yield* spinLock(shadow.rcuParkedLock);
   const next = yield* load(rcuParked);
   if (next === 0) yield* fetchAdd(rcuPending, -1);

@@ -151,6 +151,7 @@ export class ShadowPages {
     for (const link of [LINK_OFFSET, NX_LINK_OFFSET, HASH_LINK_OFFSET]) listInit(world, sp.addr + link);
     if (world.current === null) this.makeMortal(sp);
     this.byTable.set(spt, sp.addr);
+    world.clock?.gauge("pages of tables", 1);
     return sp;
   }
 
@@ -226,6 +227,7 @@ export class ShadowPages {
   /** kvm_mmu_free_shadow_page(), its memory. */
   *free(sp: ShadowPage): Steps<void> {
     const table = sp.spt.value;
+    this.world.clock?.gauge("pages of tables", -1);
     yield* retire(this.world, table, "freed");
     yield* retire(this.world, sp.addr, "freed");
     if (this.poolFree === null) return;
