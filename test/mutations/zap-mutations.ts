@@ -83,7 +83,7 @@ export const ZAP_MUTATIONS: readonly Mutation[] = [
   {
     name: "a vCPU that loads a root flushes what it has cached of the last one",
     file: "kvm/vcpu.ts",
-    find: 'return "enospc";\n    guest.tlb.flushAll();\n',
+    find: 'return "enospc";\n    flushTlb(vcpu);\n',
     replace: 'return "enospc";\n',
     ...memslotDelete,
     variant: "zap-all",
