@@ -13,6 +13,9 @@ export class AccessHistory {
   /** Location ids in the order in which events were appended, so that appending can be undone. */
   private appended = new Int32Array(256);
   private appendedLength = 0;
+  /** By location id: how often objects' lives have begun or ended there; and where among the appended ones that was. */
+  private readonly turns: number[] = [0];
+  private readonly turnsAt: number[] = [];
 
   constructor(heapBytes: number) {
     this.ids = new Int32Array(heapBytes / 8);
@@ -26,6 +29,7 @@ export class AccessHistory {
     const fresh = this.lists.length;
     this.ids[granule] = fresh;
     this.lists.push([]);
+    this.turns.push(0);
     return fresh;
   }
 
@@ -39,7 +43,24 @@ export class AccessHistory {
     (this.lists[location] as number[]).push(event);
   }
 
+  /** Appends an event that begins or ends the life of the object whose life word the location is. */
+  appendTurn(location: number, event: number): void {
+    this.turnsAt.push(this.appendedLength);
+    this.turns[location] = this.turnsOf(location) + 1;
+    this.append(location, event);
+  }
+
+  /** How many such events there are: without one, all that has touched the object has found it alive, in any order. */
+  turnsOf(location: number): number {
+    return this.turns[location] as number;
+  }
+
   undoTo(mark: number): void {
+    for (let at = this.turnsAt.at(-1); at !== undefined && at >= mark; at = this.turnsAt.at(-1)) {
+      const location = this.appended[at] as number;
+      this.turns[location] = this.turnsOf(location) - 1;
+      this.turnsAt.pop();
+    }
     for (let i = this.appendedLength - 1; i >= mark; i--) {
       (this.lists[this.appended[i] as number] as number[]).pop();
     }

@@ -347,7 +347,8 @@ export class Execution implements Driver {
       const location = this.history.locationOf(life);
       events.life[i] = location;
       events.lifeAccess[i] = AccessClass.Read;
-      this.order.orderAfter(i, location, events.lifeAccess, AccessClass.Read, null);
+      if (this.history.turnsOf(location) > 0)
+        this.order.orderAfter(i, location, events.lifeAccess, AccessClass.Read, null);
       this.history.append(location, i);
     }
     // An access to what has died changes nothing, but has the order of one that does.
@@ -436,7 +437,7 @@ export class Execution implements Driver {
     events.life[i] = location;
     events.lifeAccess[i] = AccessClass.Write;
     this.order.orderAfter(i, location, events.lifeAccess, AccessClass.Write, null);
-    this.history.append(location, i);
+    this.history.appendTurn(location, i);
     const state = op.lo;
     const old = heap.read(life, 8);
     op.resultLo = old;

@@ -18,7 +18,9 @@ export class PlainHistory {
   /** Operations that the lane had completed when it made the access. */
   private time = new Int32Array(256);
   private isWrite = new Uint8Array(256);
+  /** The access to the same word before it, and the last write among those; + 1, 0 for none. */
   private before = new Int32Array(256);
+  private writeBefore = new Int32Array(256);
 
   constructor(heapBytes: number) {
     this.heads = new Int32Array(heapBytes / 4);
@@ -38,6 +40,7 @@ export class PlainHistory {
     this.time[i] = time;
     this.isWrite[i] = isWrite ? 1 : 0;
     this.before[i] = head;
+    this.writeBefore[i] = this.lastWrite(head);
     this.heads[word] = i + 1;
   }
 
@@ -57,16 +60,26 @@ export class PlainHistory {
    * @param onlyWrites look for writes only (the new access is a read)
    */
   racing(word: number, lane: number, clocks: Int32Array, row: number, onlyWrites: boolean): number {
-    for (let head = this.heads[word] as number; head !== 0; head = this.before[head - 1] as number) {
+    // A word that is read again and again has a long list, in which a read looks for writes only.
+    const next = onlyWrites ? this.writeBefore : this.before;
+    let head = this.heads[word] as number;
+    if (onlyWrites) head = this.lastWrite(head);
+    for (; head !== 0; head = next[head - 1] as number) {
       const i = head - 1;
       const other = this.lane[i] as number;
       const isWrite = this.isWrite[i] === 1;
       const ordered = other === lane || (clocks[row + other] as number) > (this.time[i] as number);
-      if (!ordered && (isWrite || !onlyWrites)) return i;
+      if (!ordered) return i;
       // What came before an ordered write was compared with that write.
       if (ordered && isWrite) return -1;
     }
     return -1;
+  }
+
+  /** The last write of a list, itself included; + 1, 0 for none. */
+  private lastWrite(head: number): number {
+    if (head === 0 || this.isWrite[head - 1] === 1) return head;
+    return this.writeBefore[head - 1] as number;
   }
 
   private reserve(): void {
@@ -76,5 +89,6 @@ export class PlainHistory {
     this.time = grow(this.time, capacity);
     this.isWrite = grow(this.isWrite, capacity);
     this.before = grow(this.before, capacity);
+    this.writeBefore = grow(this.writeBefore, capacity);
   }
 }

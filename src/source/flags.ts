@@ -20,7 +20,6 @@ const FILES = [
   "virt/kvm/pfncache.c",
   "virt/kvm/dirty_ring.c",
   "virt/kvm/async_pf.c",
-  "arch/x86/kvm/mmu/mmu.c",
   "arch/x86/kvm/mmu/tdp_mmu.c",
   "arch/x86/kvm/mmu/tdp_iter.c",
   "arch/x86/kvm/mmu/spte.c",
@@ -35,7 +34,11 @@ const FILES = [
 ];
 
 /** Compiled inside a file of the run-time, which reaches their static functions. */
-const INSIDE: Readonly<Record<string, string>> = { kvm_main: "virt/kvm/kvm_main.c", x86: "arch/x86/kvm/x86.c" };
+const INSIDE: Readonly<Record<string, string>> = {
+  kvm_main: "virt/kvm/kvm_main.c",
+  x86: "arch/x86/kvm/x86.c",
+  mmu: "arch/x86/kvm/mmu/mmu.c",
+};
 const OWN = ["boot", "gpc"];
 
 export function unitsOf(tree: KernelTree): Unit[] {

@@ -48,7 +48,7 @@ export function gpcSceneOn(image: Image, racing: Iterable<number>): (world: Worl
 function* setUp(kernel: CompiledKernel, host: Host, options: SceneOptions): Steps<void> {
   const kvm = yield* createVm(kernel, host);
   const { first, pages } = GPC_HOST.slot;
-  yield* setMemoryRegion(kernel, kvm, pages, first);
+  yield* setMemoryRegion(kernel, kvm, { pages, hva: first });
   yield* kernel.call("rw_gpc_init", BigInt(kvm), BigInt(GPA));
   const activated = yield* kernel.call("rw_gpc_activate");
   assert(activated === 0, `kvm_gpc_activate() returns ${activated}`);
@@ -61,7 +61,7 @@ export function bootKernel(
   world: World,
   image: Image,
   process: { readonly base: ReturnType<typeof hva>; readonly pages: number },
-): { kernel: CompiledKernel; mm: Mm; host: Host } {
+): { kernel: CompiledKernel; mm: Mm; host: Host; linux: Kernel } {
   const made: { host: Host | null } = { host: null };
   const kernel = new CompiledKernel(
     world,
@@ -79,7 +79,7 @@ export function bootKernel(
   const tasks = kernel.addressOf("rw_tasks");
   const bytes = kernel.image.description.structs["task_struct"]?.bytes ?? 0;
   kernel.taskStruct = (lane) => tasks + bytes * lane;
-  return { kernel, mm, host };
+  return { kernel, mm, host, linux };
 }
 
 /** Objects that KVM allocates by size, whose type the size tells. */
@@ -88,25 +88,42 @@ function typesBySize({ description }: Image): Map<string, string> {
   return new Map(names.map((name) => [String(description.structs[name]?.bytes ?? 0), name]));
 }
 
-/** KVM_SET_USER_MEMORY_REGION: memslot 0, from guest frame 0 on. */
-export function* setMemoryRegion(kernel: CompiledKernel, kvm: number, pages: number, hva: number): Steps<void> {
-  const result = yield* kernel.call(
-    "rw_set_memory_region",
-    BigInt(kvm),
-    0,
-    0,
-    0n,
-    BigInt(pages * PAGE_SIZE),
-    BigInt(hva),
-  );
+/** A memslot, as KVM_SET_USER_MEMORY_REGION has it. */
+export interface Region {
+  readonly id?: number;
+  /** The first guest frame. */
+  readonly gfn?: number;
+  readonly pages: number;
+  readonly hva: number;
+  /** KVM_MEM_* */
+  readonly flags?: number;
+}
+
+/** KVM_SET_USER_MEMORY_REGION: memslot 0 from guest frame 0 on if nothing else is said. */
+export function* setMemoryRegion(
+  kernel: CompiledKernel,
+  kvm: number,
+  { id = 0, gfn = 0, pages, hva, flags = 0 }: Region,
+): Steps<void> {
+  const [gpa, bytes] = [BigInt(gfn * PAGE_SIZE), BigInt(pages * PAGE_SIZE)];
+  const result = yield* kernel.call("rw_set_memory_region", BigInt(kvm), id, flags, gpa, bytes, BigInt(hva));
   assert(result === 0, `KVM_SET_USER_MEMORY_REGION returns ${result}`);
 }
 
-/** KVM_CREATE_VM: returns struct kvm. The VM is told what happens to the process's memory from here on. */
-export function* createVm(kernel: CompiledKernel, host: Host): Steps<number> {
+/**
+ * KVM_CREATE_VM: returns struct kvm. The VM is told what happens to the process's memory from here on.
+ * @param paging how the vendor module wants its tables (runtime/x86.c); tdpMmu: the module parameter
+ */
+export function* createVm(
+  kernel: CompiledKernel,
+  host: Host,
+  { paging = 0, tdpMmu = true }: { readonly paging?: number; readonly tdpMmu?: boolean } = {},
+): Steps<number> {
   yield* kernel.call("rw_boot");
-  yield* kernel.call("rw_vendor_init", 0);
+  yield* kernel.call("rw_module_params", tdpMmu ? 1 : 0);
+  yield* kernel.call("rw_vendor_init", paging);
   const kvm = yield* kernel.call("rw_create_vm");
+  yield* kernel.call("rw_vm_params", BigInt(kvm), tdpMmu ? 1 : 0);
   const range = ({ start, end, event }: NotifierRange): (number | bigint)[] => [
     BigInt(kvm),
     BigInt(start),
@@ -124,10 +141,10 @@ export function* createVm(kernel: CompiledKernel, host: Host): Steps<number> {
       return (yield* kernel.call("rw_clear_flush_young", BigInt(kvm), BigInt(start), BigInt(end))) !== 0;
     },
     *clearYoung(start, end) {
-      return (yield* kernel.call("rw_clear_flush_young", BigInt(kvm), BigInt(start), BigInt(end))) !== 0;
+      return (yield* kernel.call("rw_clear_young", BigInt(kvm), BigInt(start), BigInt(end))) !== 0;
     },
-    *testYoung() {
-      return false;
+    *testYoung(addr) {
+      return (yield* kernel.call("rw_test_young", BigInt(kvm), BigInt(addr))) !== 0;
     },
   });
   return kvm;

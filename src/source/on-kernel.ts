@@ -10,8 +10,9 @@ import { check, UsageError } from "../engine/index.ts";
 import type { LoadedStudy } from "../studies/load.ts";
 import { buildKernel, cacheFolder } from "./build.ts";
 import { type Image, loadImage } from "./image.ts";
+import type { KernelStudy } from "./kernel-study.ts";
 import { applyPatch } from "./patch.ts";
-import { type KernelStudy, kernelStudy, kernelStudyIds, type RacingPlaces, studyOn } from "./studies.ts";
+import { kernelStudy, kernelStudyIds, type RacingPlaces, studyOn } from "./studies.ts";
 import { type BodyDescription, studyModuleUrl } from "./study-module.ts";
 import { openTree } from "./tree.ts";
 
@@ -90,7 +91,7 @@ async function findRaces(
     const result = await check(scenario.program(image, [...places]), {
       shouldStop: () => performance.now() > end,
       // A loop that a storm keeps going ends here; its races show in the first rounds.
-      taskSteps: 200,
+      ...(scenario.strategy === "graph" ? { taskSteps: 200 } : {}),
     });
     const races = result.failures.filter(
       ({ property, addr }) => property === "data-race" && addr !== undefined && !places.has(addr),

@@ -10,6 +10,7 @@ import {
   fence,
   load,
   note,
+  type Operation,
   progress,
   retire,
   type Steps,
@@ -23,6 +24,7 @@ import {
   getUserPageFast,
   mutexLock,
   mutexUnlock,
+  type RwLock,
   rcuReadLock,
   rcuReadUnlock,
   readLock,
@@ -44,6 +46,7 @@ import {
   interrupt,
   interruptAndWait,
   maskInterrupts,
+  PAGE_SIZE,
   pfnToHpa,
   unmaskInterrupts,
 } from "../machine/index.ts";
@@ -53,6 +56,7 @@ import type { Answer, CompiledKernel, Service, Services } from "./machine.ts";
 const EFLAGS_IF = 0x200;
 const FOLL_WRITE = 1;
 const EFAULT = 14;
+const MMU_LOCK = "kvm->mmu_lock";
 /** kfree_rcu() gives the offset of the rcu_head where others give a function. */
 const KFREE_RCU_BELOW = 4096;
 
@@ -184,6 +188,17 @@ function* quiet(steps: Steps<unknown>): Steps<void> {
 // --- waiting ---------------------------------------------------------------------------------------------------------
 
 function waitServices(host: () => Host): Services {
+  /** Asked when the scheduler wants the CPU back, or somebody the lock. */
+  function* yieldLock(
+    addr: number,
+    take: (lock: RwLock) => Operation<number>,
+    drop: (lock: RwLock) => Operation<number>,
+  ): Steps<number> {
+    const lock = host().rwLock(addr);
+    yield* drop(lock);
+    yield* take(lock);
+    return 1;
+  }
   const stateOf = (kernel: CompiledKernel, task: number): Cell =>
     new Cell<number>(kernel.world, task + kernel.offsetOf("task_struct", "__state"), 4, false);
   return {
@@ -220,8 +235,8 @@ function waitServices(host: () => Host): Services {
       retries.set(self, count + 1);
       return 0;
     },
-    __cond_resched_rwlock_read: () => 0,
-    __cond_resched_rwlock_write: () => 0,
+    __cond_resched_rwlock_read: (_, addr = 0) => yieldLock(addr, readLock, readUnlock),
+    __cond_resched_rwlock_write: (_, addr = 0) => yieldLock(addr, writeLock, writeUnlock),
     *rw_cpu_relax(kernel) {
       yield* note(kernel.world, "cpu_relax()");
     },
@@ -323,7 +338,13 @@ function memoryServices(host: () => Host): Services {
     // vma_lookup(), under mmap_lock.
     mtree_load: (kernel, _tree = 0, addr = 0) =>
       vmaAt(host().mm, addr as Hva) === null ? 0 : kernel.addressOf("rw_vma"),
-    mark_page_accessed: nothing,
+    /** Touches struct page. Who holds mmu_lock zaps a mapping, which must be allowed still; the others have a reference to the page. */
+    *mark_page_accessed(kernel, page = 0) {
+      const { world } = kernel;
+      if (!current(world).heldLocks.some(({ name }) => name === MMU_LOCK)) return;
+      const end = pfnToHpa(host().frames.frameOf(page)) + PAGE_SIZE;
+      yield* load(new Cell<number>(world, end - 8, 8, false), "mark_page_accessed()");
+    },
     folio_mark_accessed: nothing,
     percpu_counter_add_batch: nothing,
     mod_node_page_state: nothing,

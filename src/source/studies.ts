@@ -4,12 +4,14 @@
  * A kernel has one design, so the variants are the kernel as it is and, where a patch is given, the kernel with the patch. A cell of either is expected
  * to come out as the study says of the design that the kernel has: a patch that breaks it shows.
  */
-import type { MemoryModel, Program } from "../engine/index.ts";
+import type { MemoryModel } from "../engine/index.ts";
 import { touch } from "../machine/index.ts";
 import { GPC_SCENARIOS } from "../studies/gpc-refresh.ts";
 import { cell, type Study, type StudyCell, study } from "../studies/study.ts";
 import { gpcSceneOn } from "./gpc-scene.ts";
 import type { Image } from "./image.ts";
+import type { KernelScenario, KernelStudy } from "./kernel-study.ts";
+import { ROOT_ZAP } from "./root-zap.ts";
 import { type TdpSceneOptions, tdpProgramOn } from "./tdp-scene.ts";
 
 /** By scenario: the places whose plain accesses race there. */
@@ -23,35 +25,17 @@ export interface Body {
   readonly racing: RacingPlaces;
 }
 
-interface Scenario {
-  readonly name: string;
-  readonly property: string;
-  readonly models: readonly MemoryModel[];
-  readonly strategy: "dpor" | "graph";
-  readonly expected: "holds" | "fails";
-  readonly because: string;
-  program(image: Image, racing: readonly number[]): Program;
-}
-
-export interface KernelStudy {
-  readonly title: string;
-  readonly source: string;
-  /** What the kernel's design is called in the study. */
-  readonly variant: string;
-  readonly scenarios: readonly Scenario[];
-}
-
 const TOUCH = touch(0, "write");
 const BOTH: readonly MemoryModel[] = ["sc", "tso"];
 
-function gpcScenario(name: "use" | "valid" | "readers" | "two", because: string): Scenario {
+function gpcScenario(name: "use" | "valid" | "readers" | "two", because: string): KernelScenario {
   return {
     ...{ name, property: "isolation", models: BOTH, strategy: "dpor", expected: "holds", because },
     program: (image, racing) => GPC_SCENARIOS[name]({ design: "D0", make: gpcSceneOn(image, racing) }),
   };
 }
 
-function tdpScenario(name: string, property: string, options: TdpSceneOptions, because: string): Scenario {
+function tdpScenario(name: string, property: string, options: TdpSceneOptions, because: string): KernelScenario {
   return {
     ...{ name, property, models: BOTH, strategy: "dpor", expected: "holds", because },
     program: (image, racing) => tdpProgramOn(image, racing, name, options),
@@ -75,6 +59,7 @@ const STUDIES: Readonly<Record<string, KernelStudy>> = {
       },
     ],
   },
+  "root-zap": ROOT_ZAP,
   "tdp-fault": {
     title: "TDP faults against each other and against the host, on the kernel's own source",
     source: "https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree/arch/x86/kvm/mmu/tdp_mmu.c",
@@ -122,7 +107,7 @@ export function studyOn(id: string, definition: KernelStudy, bodies: readonly Bo
   });
 }
 
-function cellsOf({ variant, image, racing }: Body, scenario: Scenario): StudyCell[] {
+function cellsOf({ variant, image, racing }: Body, scenario: KernelScenario): StudyCell[] {
   const { name, property, strategy, expected, because } = scenario;
   return scenario.models.map((model) =>
     cell({

@@ -119,6 +119,8 @@ export class RaceFinder {
   /** Goes back over the accesses to a place, to those that the candidate conflicts with. */
   private search(candidate: Candidate, place: Place): void {
     const { order } = this.execution;
+    const { history } = order;
+    if (place.kind === "life" && place.access === AccessClass.Read && history.turnsOf(place.location) === 0) return;
     const classes = this.classesOf(place);
     const list = order.listOf(place.location);
     const load = place.kind === "memory" ? candidate.load : null;

@@ -47,6 +47,9 @@ void rw_boot(void)
 	set_cpu_cap(&boot_cpu_data, X86_FEATURE_GBPAGES);
 }
 
+/* The scheduler wants the CPU back, and will go on wanting it. */
+void rw_always_resched(int cpu) { set_tsk_need_resched(&rw_tasks[cpu]); }
+
 unsigned long rw_page_of(unsigned long pfn) { return (unsigned long)pfn_to_page(pfn); }
 unsigned long rw_page_refcount(unsigned long pfn) { return (unsigned long)&pfn_to_page(pfn)->_refcount; }
 unsigned long rw_task_of(int cpu) { return (unsigned long)&rw_tasks[cpu]; }

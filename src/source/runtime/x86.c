@@ -49,8 +49,11 @@ static struct kvm_x86_ops rw_ops = {
 
 static struct kvm_x86_init_ops rw_init_ops = { .runtime_ops = &rw_ops };
 
-/* What KVM and a vendor module do when they are loaded, as far as the MMU is concerned: nested paging as AMD has it, or EPT. */
-int rw_vendor_init(int ept)
+/* How a vendor module wants its tables. */
+enum { RW_NPT, RW_EPT, RW_EPT_NO_AD, RW_SHADOW };
+
+/* What KVM and a vendor module do when they are loaded, as far as the MMU is concerned. */
+int rw_vendor_init(int paging)
 {
 	kvm_mmu_x86_module_init();
 #if RW_SINCE(6, 10)
@@ -58,9 +61,9 @@ int rw_vendor_init(int ept)
 #endif
 	kvm_ops_update(&rw_init_ops);
 	int r = kvm_mmu_vendor_module_init();
-	if (ept)
-		kvm_mmu_set_ept_masks(true, true);
-	kvm_configure_mmu(true, 0, PT64_ROOT_4LEVEL, PG_LEVEL_1G);
+	if (paging == RW_EPT || paging == RW_EPT_NO_AD)
+		kvm_mmu_set_ept_masks(paging == RW_EPT, true);
+	kvm_configure_mmu(paging != RW_SHADOW, 0, PT64_ROOT_4LEVEL, PG_LEVEL_1G);
 	return r;
 }
 

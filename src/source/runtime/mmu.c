@@ -1,0 +1,59 @@
+/* mmu.c as it is, and a way to its static functions. */
+#include <arch/x86/kvm/mmu/mmu.c>
+#include "racewalk.h"
+
+/* Module parameter tdp_mmu; before KVM is loaded. Until 6.3 it is a VM's own, see rw_vm_params(). */
+void rw_module_params(int tdp_mmu)
+{
+#if RW_SINCE(6, 3)
+	tdp_mmu_enabled = tdp_mmu;
+#endif
+}
+
+/* Of a VM that was just created. */
+void rw_vm_params(struct kvm *kvm, int tdp_mmu)
+{
+#if !RW_SINCE(6, 3)
+	kvm->arch.tdp_mmu_enabled = tdp_mmu;
+#endif
+}
+
+/* From here on the processor has so many bits of guest-physical address: walks of everything end there. Entries are checked as before. */
+void rw_limit_gpa_bits(int bits)
+{
+#if RW_SINCE(6, 11)
+	kvm_host.maxphyaddr = bits;
+#else
+	shadow_phys_bits = bits;
+#endif
+}
+
+/* What KVM_SET_USER_MEMORY_REGION does to the tables when a memslot goes. */
+void rw_zap_all_fast(struct kvm *kvm)
+{
+	mutex_lock(&kvm->slots_lock);
+	kvm_mmu_zap_all_fast(kvm);
+	mutex_unlock(&kvm->slots_lock);
+}
+
+/* KVM_SET_NR_MMU_PAGES, without its lower bound: the oldest shadow pages go. */
+void rw_set_nr_mmu_pages(struct kvm *kvm, unsigned long pages)
+{
+	mutex_lock(&kvm->slots_lock);
+	kvm_mmu_change_mmu_pages(kvm, pages);
+	mutex_unlock(&kvm->slots_lock);
+}
+
+/* Dirty logging begins: the slot is write-protected. */
+void rw_write_protect_slot(struct kvm *kvm, int id)
+{
+	mutex_lock(&kvm->slots_lock);
+	kvm_mmu_slot_remove_write_access(kvm, id_to_memslot(kvm_memslots(kvm), id), PG_LEVEL_4K);
+	mutex_unlock(&kvm->slots_lock);
+}
+
+/* A vCPU whose roots are dropped, as when its paging mode changes. */
+void rw_free_roots(struct kvm_vcpu *vcpu)
+{
+	kvm_mmu_free_roots(vcpu->kvm, vcpu->arch.mmu, KVM_MMU_ROOTS_ALL);
+}
