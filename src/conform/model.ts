@@ -11,6 +11,7 @@ import { Kernel, Mm, PageFrames, writeLock, writeUnlock } from "../kernel/index.
 import { kvmPrepareDirtyBitmap } from "../kvm/dirty-log.ts";
 import { loadPdptrs } from "../kvm/guest-walk.ts";
 import { Kvm } from "../kvm/kvm.ts";
+import { kvmMmuUninitTdpMmu } from "../kvm/tdp-zap.ts";
 import { formatEvent, isKvmEvent, isStatEvent, type KvmEvent } from "../kvm/trace.ts";
 import { type KvmVariants, variantsOfKernel } from "../kvm/variants.ts";
 import { kvmArchVcpuIoctlRun } from "../kvm/vcpu.ts";
@@ -64,6 +65,12 @@ export interface InspectedMachine {
 export interface ModelRun extends WorkloadRun {
   /** What the model cannot do yet, as `ops[3]: dirty_log`; the run went on without it. */
   readonly notModelled: readonly string[];
+}
+
+interface GuestStore {
+  readonly gpa: number;
+  readonly value: U64;
+  readonly size: 4 | 8;
 }
 
 /** Bytes of modelled memory when a recording is followed: reserved, and used only as far as touched. */
@@ -220,33 +227,40 @@ class ModelMachine implements OperationMachine, InspectedMachine {
   private writeGuestTables(): void {
     // Every page that the guest uses was written, also those whose contents do not matter here; but not its stack, the last of the control pages.
     const pages = this.own === null ? [] : [...this.tables.tablePages, ...CONTROL_PAGES.slice(0, -1)];
-    for (const page of pages) this.pokeGuest(page, U64_ZERO, 8);
+    const stores: GuestStore[] = pages.map((gpa) => ({ gpa, value: U64_ZERO, size: 8 }));
     for (const { gpa, value, entrySize, count, step } of this.initial.pageTableEntries) {
       let entry = value;
       for (let i = 0; i < count; i++) {
-        this.pokeGuest(gpa + i * entrySize, entry, entrySize);
+        stores.push({ gpa: gpa + i * entrySize, value: entry, size: entrySize });
         entry = addU64(entry, step);
       }
     }
-  }
-
-  private pokeGuest(gpa: number, value: U64, size: 4 | 8): void {
-    const slot = this.slotPlaces().find(({ baseGfn, npages }) => {
-      const index = gpa / PAGE_SIZE - baseGfn;
-      return index >= 0 && index < npages;
-    });
-    if (slot === undefined)
-      throw new UsageError(`guest address 0x${gpa.toString(16)}: in no memslot; mend the workload`);
-    this.poke(hva(slot.hva + gpa - slot.baseGfn * PAGE_SIZE), value, size);
+    this.pokeGuest(stores);
   }
 
   /** The VMM writes to its own memory. */
-  private poke(addr: Hva, value: U64, size: 4 | 8): void {
+  private pokeGuest(stores: readonly GuestStore[]): void {
+    const slots = this.slotPlaces();
+    const hvaOf = ({ gpa }: GuestStore): Hva => {
+      const slot = slots.find(({ baseGfn, npages }) => {
+        const index = gpa / PAGE_SIZE - baseGfn;
+        return index >= 0 && index < npages;
+      });
+      if (slot === undefined)
+        throw new UsageError(`guest address 0x${gpa.toString(16)}: in no memslot; mend the workload`);
+      return hva(slot.hva + gpa - slot.baseGfn * PAGE_SIZE);
+    };
     const { own } = this;
-    if (own !== null) {
-      this.sequentially("vmm", () => own.store(addr, value, size));
-      return;
+    if (own === null) for (const each of stores) this.poke(hvaOf(each), each.value, each.size);
+    else {
+      this.sequentially("vmm", function* () {
+        for (const each of stores) yield* own.store(hvaOf(each), each.value, each.size);
+      });
     }
+  }
+
+  /** The same with a recording, which says what backs the page. */
+  private poke(addr: Hva, value: U64, size: 4 | 8): void {
     const page = hva(addr - (addr % PAGE_SIZE));
     const frame = (this.follower as HostFollower).frameForVmm(page);
     const word = (frame * PAGE_SIZE + (addr % PAGE_SIZE)) / 4;
@@ -334,12 +348,13 @@ class ModelMachine implements OperationMachine, InspectedMachine {
   // --- the end -----------------------------------------------------------------------------------------------------
 
   tearDown(): readonly EventLine[] {
-    const { kvm, ops, vcpus } = this.vm;
+    const { kvm, ops, vcpus, shadow, tdp } = this.vm;
     this.sequentially("vmm", function* () {
       yield* writeLock(kvm.mmuLock);
       yield* ops.zapAll();
       yield* writeUnlock(kvm.mmuLock);
       for (const vcpu of vcpus) yield* ops.unload(vcpu);
+      if (shadow === null) yield* kvmMmuUninitTdpMmu(tdp);
     });
     return this.newEvents();
   }

@@ -23,7 +23,10 @@ function* kvmMmuReload(vcpu: Vcpu): Steps<void> {
   if (looksForObsolete && (yield* kvmCheckRequest(vcpu, KVM_REQ_MMU_FREE_OBSOLETE_ROOTS))) {
     yield* ops.freeObsoleteRoots(vcpu);
   }
-  if (vcpu.rootHpa.value === INVALID_ROOT) yield* ops.load(vcpu);
+  if (vcpu.rootHpa.value !== INVALID_ROOT) return;
+  yield* ops.load(vcpu);
+  // kvm_mmu_load() does: what was cached by way of the old root must not outlive it.
+  vcpu.guest.tlb.flushAll();
 }
 
 /** Whether KVM_PRE_FAULT_MEMORY would go on until a signal comes: see {@link kvmMmuReload}. */

@@ -13,6 +13,8 @@ import { choose, type Steps } from "../engine/index.ts";
 import {
   assertHeld,
   assertHeldWrite,
+  mutexLock,
+  mutexUnlock,
   rcuReadLock,
   rcuReadUnlock,
   readLock,
@@ -125,6 +127,17 @@ export function* kvmTdpMmuInvalidateRoots(tdp: TdpMmu): Steps<void> {
     root.tdp_mmu_scheduled_root_to_zap.value = 1;
     root.role.value |= tdp.roles.invalid;
   }
+}
+
+/** kvm_mmu_uninit_tdp_mmu(): the VM is gone; the references that the TDP MMU has kept go, and the roots with them. */
+export function* kvmMmuUninitTdpMmu(tdp: TdpMmu): Steps<void> {
+  const { kvm } = tdp;
+  yield* mutexLock(kvm.memslots.slotsLock);
+  yield* writeLock(kvm.mmuLock);
+  yield* kvmTdpMmuInvalidateRoots(tdp);
+  yield* writeUnlock(kvm.mmuLock);
+  yield* kvmTdpMmuZapInvalidatedRoots(tdp);
+  yield* mutexUnlock(kvm.memslots.slotsLock);
 }
 
 /** kvm_tdp_mmu_zap_invalidated_roots(): with slots_lock held, so that each is zapped by who has invalidated it. */

@@ -12,7 +12,7 @@
  * What is done with them stands in files of its own: gup.ts and fault.ts bring pages in, zap.ts, mprotect.ts, mremap.ts, madvise.ts, fork.ts,
  * ksm.ts and collapse.ts change what is there.
  */
-import { assert, Cell, cell, type Steps, type World } from "../../engine/index.ts";
+import { assert, Cell, cell, EngineBug, type Steps, type World } from "../../engine/index.ts";
 import { type Hva, hva, PAGE_SIZE, type Pfn } from "../../machine/index.ts";
 import { RwLock, SpinLock } from "../locks.ts";
 import {
@@ -128,7 +128,8 @@ export class Mm {
 
   private indexOf(addr: Hva): number {
     const index = Math.floor((addr - this.base) / PAGE_SIZE);
-    assert(index >= 0 && index < this.pages, `0x${addr.toString(16)} is outside the process's window`);
+    // Asked for every entry: the text is made only when it is needed.
+    if (index < 0 || index >= this.pages) throw new EngineBug(`0x${addr.toString(16)} is outside the process's window`);
     return index;
   }
 
