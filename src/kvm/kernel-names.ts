@@ -158,6 +158,7 @@ export const KERNEL_NAMES: Readonly<Record<string, string>> = {
   kvmMmuSyncPrevRoots: "kvm_mmu_sync_prev_roots",
   kvmMmuSyncRoots: "kvm_mmu_sync_roots",
   kvmMmuTrackWrite: "kvm_mmu_track_write",
+  kvmMmuUninitTdpMmu: "kvm_mmu_uninit_tdp_mmu",
   kvmMmuUnprotectGfnAndRetry: "__kvm_mmu_unprotect_gfn_and_retry",
   kvmMmuWriteProtectFault: "kvm_mmu_write_protect_fault",
   kvmMmuZapAllFast: "kvm_mmu_zap_all_fast",
