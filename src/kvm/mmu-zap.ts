@@ -16,7 +16,8 @@ import type { KvmMemorySlot } from "./memslots.ts";
 import { mmioGenerationOf } from "./mmio-spte.ts";
 import { kvmMmuInvalidateBegin, kvmMmuInvalidateEnd, kvmMmuInvalidateRangeAdd } from "./mmu-notifier.ts";
 import { KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, kvmFlushRemoteTlbs, kvmMakeAllCpusRequest } from "./requests.ts";
-import { kvmTdpMmuUnmapGfnRange, kvmTdpMmuZapLeafs } from "./tdp-zap.ts";
+import { kvmMmuZapMemslotPagesAndFlush } from "./shadow/zap.ts";
+import { kvmTdpMmuZapLeafs } from "./tdp-zap.ts";
 import type { Vm } from "./vm.ts";
 
 /** kvm_mmu_zap_all_fast() */
@@ -45,8 +46,9 @@ export function* kvmArchFlushShadowMemslot(vm: Vm, slot: KvmMemorySlot): Steps<v
 function* kvmMmuZapMemslot(vm: Vm, slot: KvmMemorySlot): Steps<void> {
   const start = gfn(slot.base_gfn.value);
   yield* writeLock(vm.kvm.mmuLock);
-  const flush = yield* kvmTdpMmuUnmapGfnRange(vm.tdp, start, gfn(start + slot.npages.value));
-  if (flush) yield* kvmFlushRemoteTlbs(vm);
+  const flush = yield* vm.ops.unmapGfnRange({ start, end: gfn(start + slot.npages.value) });
+  if (vm.shadow !== null) yield* kvmMmuZapMemslotPagesAndFlush(vm.shadow, slot, flush);
+  else if (flush) yield* kvmFlushRemoteTlbs(vm);
   yield* writeUnlock(vm.kvm.mmuLock);
 }
 

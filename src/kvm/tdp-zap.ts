@@ -9,7 +9,7 @@
  * flushed first, the root is held by a reference, and an entry is visited once more before the lock may be dropped again.
  * Stands for tdp_mmu_zap_leafs(), tdp_mmu_zap_root(), kvm_tdp_mmu_invalidate_roots() and what calls them, of 6.12 and 7.2.
  */
-import { choose, type Steps } from "../engine/index.ts";
+import type { Steps } from "../engine/index.ts";
 import {
   assertHeld,
   assertHeldWrite,
@@ -23,8 +23,8 @@ import {
   writeUnlock,
 } from "../kernel/index.ts";
 import { type Gfn, gfn, PG_LEVEL_1G, PG_LEVEL_2M, PG_LEVEL_4K } from "../machine/index.ts";
-import type { Kvm } from "./kvm.ts";
 import { type KvmMmuPage, spLevel } from "./mmu-page.ts";
+import { needsResched } from "./resched.ts";
 import { isLastSpte, isShadowPresentPte } from "./spte.ts";
 import { type TdpIter, tdpIterNext, tdpIterStart } from "./tdp-iter.ts";
 import { type TdpMmu, tdpMmuIterSetSpte, tdpMmuSetSpteAtomic } from "./tdp-mmu.ts";
@@ -36,13 +36,6 @@ interface Yielding {
   readonly flush: boolean;
   /** mmu_lock is held for read. */
   readonly shared: boolean;
-}
-
-/** need_resched() || rwlock_needbreak(): as the clock has it; where there is none, either may be. */
-function* needsResched({ world, mmuLock }: Kvm): Steps<boolean> {
-  const { clock } = world;
-  if (clock === null) return (yield* choose(world, 2)) === 1;
-  return clock.needsResched() || clock.isContended(mmuLock.addr);
 }
 
 /** tdp_mmu_iter_cond_resched(): true when mmu_lock was dropped, so that the walk has to start again at the root. */

@@ -88,6 +88,8 @@ export interface KvmVariants {
    * are one piece, as they are when nobody else runs.
    */
   readonly yields: boolean;
+  /** Shadow pages that kvm_zap_obsolete_pages() zaps before it looks whether somebody waits for mmu_lock (BATCH_ZAP_PAGES, 10). */
+  readonly zapBatch: number;
   /** KVM_X86_QUIRK_SLOT_ZAP_ALL: deleting or moving a memslot drops the whole MMU's roots, not only what the slot has mapped. */
   readonly slotZapAll: boolean;
   /**
@@ -95,6 +97,11 @@ export interface KvmVariants {
    * exploration is spared the entries that nothing of its scenario can ever use.
    */
   readonly gfnEnd: number;
+  /**
+   * Entries of shadow pages from here on are never used, and need not be looked at when a page is zapped or brought in step; Infinity: all may be. A bounded
+   * exploration is spared the entries that nothing of its scenario can ever use; using one all the same is an error of the scenario.
+   */
+  readonly tableEntriesEnd: number;
   readonly failedEmulation: FailedEmulation;
   readonly pageSizing: PageSizing;
   /** A large SPTE over a frame that has to be write-protected: becomes read-only (c126d94f2c90, 3.11), or is dropped. */
@@ -105,6 +112,8 @@ export interface KvmVariants {
   readonly fastFixesLarge: boolean;
   /** Last-level tables may become unsync, so that the guest can write them. */
   readonly unsync: boolean;
+  /** Whether a table is marked unsync before the guest can write it (Linux: smp_wmb()), or after, as a compiler could have it without the barrier. */
+  readonly unsyncMark: "before-writable" | "after-writable";
   /** A fault in the delivery of an event zaps the shadow pages of its frame before anything else is asked (up to 6.11), or only if it must. */
   readonly unprotectsAtEntry: boolean;
   /**
@@ -133,14 +142,17 @@ export const LINUX_7_2: KvmVariants = {
   gpcRetriesMax: Number.POSITIVE_INFINITY,
   faultsMax: Number.POSITIVE_INFINITY,
   yields: false,
+  zapBatch: 10,
   slotZapAll: true,
   gfnEnd: Number.POSITIVE_INFINITY,
+  tableEntriesEnd: Number.POSITIVE_INFINITY,
   failedEmulation: "report",
   pageSizing: "after-tables",
   largeProtected: "read-only",
   largeMakesWay: true,
   fastFixesLarge: false,
   unsync: true,
+  unsyncMark: "before-writable",
   unprotectsAtEntry: false,
   shadowPagePool: 0,
   undone: NOTHING_UNDONE,

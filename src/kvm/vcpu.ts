@@ -285,7 +285,7 @@ function* vmxFlushPmlBuffer(vcpu: Vcpu): Steps<void> {
 }
 
 /** kvm_mmu_load_pgd(): what the hardware starts its walks from. */
-function setHardwareRoot(vcpu: Vcpu): void {
+export function setHardwareRoot(vcpu: Vcpu): void {
   const { guest } = vcpu;
   const { shadow } = vcpu.vm;
   const root = vcpu.rootHpa.value as Hpa;

@@ -59,6 +59,11 @@ export class Tlb {
     }
   }
 
+  /** Everything that another has. */
+  fillFrom(other: Tlb): void {
+    for (const [key, entry] of other.entries) this.entries.set(key, entry);
+  }
+
   flushAll(): void {
     this.entries.clear();
   }

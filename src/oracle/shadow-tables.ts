@@ -4,6 +4,8 @@
  *   - a leaf that is present is in the reverse map of its frame, and every entry of a reverse map is a leaf of that frame;
  *   - an entry that links a page is among the page's parents, and the page has not been freed;
  *   - something unsync is known to everything above it: else nobody would bring it in step;
+ *   - a page that shadows a table does so in a memslot: else what counts such pages of the frame is gone before the page is;
+ *   - a page that was zapped and is still some vCPU's root has no entries: else the zap would have left something mapped;
  *   - a frame whose table has a page that is not unsync is not mapped writable: else the guest could edit it without anybody's notice.
  *
  * Looks with plain reads: for final predicates.
@@ -28,10 +30,13 @@ export function shadowTablesProblem(shadow: ShadowMmu): string | null {
 }
 
 function pageProblem(shadow: ShadowMmu, sp: ShadowPage, live: ReadonlySet<number>): string | null {
+  const isOrphan = spHasGptes(sp) && !shadow.isObsolete(sp) && headOf(shadow, sp.gfn.value, PG_LEVEL_4K) === null;
+  if (isOrphan) return "it shadows a table that is in no memslot";
   for (let i = 0; i < ENTRIES_PER_TABLE; i++) {
     const sptep = spteOf(shadow.world, sp, i);
     const spte = sptep.value;
     if (!isShadowPresentPte(spte)) continue;
+    if (shadow.isObsolete(sp)) return `entry ${i} was made after the page was zapped`;
     if (isLastSpte(spte, spLevel(sp))) {
       const head = headOf(shadow, shadow.pages.gfnOf(sp, i), spLevel(sp));
       if (head !== null && !rmapEntries(shadow.world, head).includes(sptep.addr))

@@ -25,6 +25,10 @@ const BUILT_IN: Readonly<Record<string, () => Promise<StudyModule>>> = {
   "root-zap": () => import("./root-zap.ts"),
   "root-invalidate": () => import("./root-invalidate.ts"),
   "shadow-fault": () => import("./shadow-fault.ts"),
+  "shadow-protect": () => import("./shadow-protect.ts"),
+  "shadow-write": () => import("./shadow-write.ts"),
+  "shadow-zap": () => import("./shadow-zap.ts"),
+  "shadow-sync": () => import("./shadow-sync.ts"),
   "tdp-fault": () => import("./tdp-fault.ts"),
   "zap-yield": () => import("./zap-yield.ts"),
 };

@@ -7,55 +7,39 @@
  *
  * Tasks: vcpu0's guest has paging of four levels and touches a page, munmap takes that away, irq0 is its CPU's interrupt handler.
  */
-import type { MemoryModel } from "../engine/index.ts";
 import { munmap } from "../kernel/index.ts";
 import {
+  DATA_PAGE,
+  OLD,
   readPage,
   type ShadowScene,
   type ShadowSceneOptions,
   shadowHostPage,
-  shadowScene,
+  shadowScenes,
   writePage,
 } from "./shadow-guest-scene.ts";
-import { cell, type StudyCell, study } from "./study.ts";
+import { cellsOf, study } from "./study.ts";
 
-function cells(
-  scenario: string,
-  property: string,
-  options: ShadowSceneOptions,
-  because: string,
-  models: readonly MemoryModel[] = ["sc", "tso"],
-): StudyCell[] {
-  return models.map((model) =>
-    cell({
-      variant: "7.2",
-      scenario,
-      property,
-      model,
-      expected: "holds",
-      because,
-      program: () => shadowScene(scenario, options),
-    }),
-  );
-}
+const unmapData = ({ mm }: ShadowScene) => munmap(mm, shadowHostPage(OLD), shadowHostPage(OLD + 1));
 
-const munmapFrame5 = ({ mm }: ShadowScene) => munmap(mm, shadowHostPage(5), shadowHostPage(6));
+const SCENES: Readonly<Record<string, ShadowSceneOptions>> = {
+  unmap: {
+    guests: [{ warm: [readPage(0)], runs: [[writePage(DATA_PAGE), readPage(DATA_PAGE)]] }],
+    unmapped: [OLD],
+    threads: { munmap: unmapData },
+  },
+};
 
 export default study({
   id: "shadow-fault",
   title: "Does the shadow MMU's fault path stand up to the host's unmapping?",
   source: "arch/x86/kvm/mmu/mmu.c and paging_tmpl.h of Linux 7.2: FNAME(page_fault), kvm_unmap_gfn_range()",
   variants: { "7.2": "Linux 7.2: mmu_invalidate_seq, reverse maps, flush before the notifier returns" },
-  cells: [
-    ...cells(
+  cells: cellsOf({ variant: "7.2", program: shadowScenes(SCENES) }, [
+    [
       "unmap",
       "isolation",
-      {
-        guests: [[writePage(9), readPage(9)]],
-        warm: [[readPage(0)]],
-        threads: { munmap: munmapFrame5 },
-      },
       "a fetch that was under way is stale under mmu_lock; a mapping is found in its reverse map, zapped and flushed before start() returns",
-    ),
-  ],
+    ],
+  ]),
 });

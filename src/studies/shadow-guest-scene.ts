@@ -1,32 +1,57 @@
 /**
  * A small VM without nested paging for scenarios on the shadow MMU. Its guest has one address space of four levels, which its vCPUs share:
  *
- *     frame 1 --[0]--> frame 2 --[0]--> frame 3 --[0]--> frame 4    [0] itself
- *                                                                   [9] frame 5
+ *     frame 1 --[0]--> frame 2 --[0]--> frame 3 --[0]--> frame 4    [0]  itself
+ *                                                                   [8]  frame 5
+ *                                                                   [16] frame 3, the table above
+ *                                                        frame 7    the same, but [8] frame 6; nothing leads to it
  *
- * so page 0 of the guest is its last-level table, and page 9 is frame 5: far enough not to be mapped ahead of use. All A and D bits are set. Tasks are named as in tdp-scene.ts.
+ * so the guest edits its last-level table by way of page 0, the table above by way of page 16, and page 8 is its data: far enough from the others not
+ * to be mapped ahead of use. Frames 5 and 6 begin with their own numbers. All A and D bits are set. Tasks are named as in tdp-scene.ts.
+ *
+ * Tables use their first 24 entries only (KvmVariants.tableEntriesEnd): the rest of a shadow page is known to be empty.
  */
 import {
   Cell,
   orU64,
   type Program,
   program,
+  type Results,
   runSequentially,
   type Steps,
+  store,
   type Task,
   type U64,
   u64,
   type World,
 } from "../engine/index.ts";
-import { Kernel, kthread, Mm, PageFrames, PROT_READ, PROT_WRITE } from "../kernel/index.ts";
+import {
+  Kernel,
+  kthread,
+  Mm,
+  mutexLock,
+  mutexUnlock,
+  PageFrames,
+  PROT_READ,
+  PROT_WRITE,
+  srcuReadLock,
+  srcuReadUnlock,
+} from "../kernel/index.ts";
+import { kvmPrepareDirtyBitmap } from "../kvm/dirty-log.ts";
+import { x86EmulateInstruction } from "../kvm/emulate.ts";
 import { Kvm } from "../kvm/kvm.ts";
+import { kvmSetMemoryRegion } from "../kvm/memory-region.ts";
+import { kvmMmuPageFault } from "../kvm/mmu.ts";
+import { kvmMmuZapAllFast } from "../kvm/mmu-zap.ts";
+import { IN_GUEST_MODE, OUTSIDE_GUEST_MODE } from "../kvm/requests.ts";
 import type { ShadowMmu } from "../kvm/shadow/shadow-mmu.ts";
 import { type KvmVariants, LINUX_7_2 } from "../kvm/variants.ts";
-import { kvmArchVcpuIoctlRun } from "../kvm/vcpu.ts";
+import { kvmArchVcpuIoctlRun, setHardwareRoot, type Vcpu } from "../kvm/vcpu.ts";
 import { Vm } from "../kvm/vm.ts";
 import {
   type ControlRegisters,
   frameBits,
+  type GuestAction,
   type GuestInstruction,
   type Gva,
   gfn,
@@ -34,29 +59,57 @@ import {
   hva,
   Interrupts,
   interruptHandler,
+  maskInterrupts,
+  NO_PAGING,
   PAGE_SIZE,
+  PFERR_PRESENT,
+  PFERR_WRITE,
   type Pfn,
   pagingModeOf,
+  type Tlb,
+  unmaskInterrupts,
+  vmrun,
 } from "../machine/index.ts";
+import { rmapsProblem } from "../oracle/rmap.ts";
+import { inStepProblem } from "../oracle/shadow-in-step.ts";
 import { shadowTablesProblem } from "../oracle/shadow-tables.ts";
 
 const BASE = hva(0x10000000);
-const FRAMES = 6;
+const FRAMES = 8;
+const ENTRIES_USED = 24;
+
+/** Frames of the guest's tables, by level; and of the other last-level table. */
 const ROOT = 1;
+export const DIRECTORY = 3;
+export const TABLE = 4;
+const OTHER_TABLE = 7;
+/** What page 8 is, and what it can be made. */
+export const OLD = 5;
+export const NEW = 6;
+
+/** Pages of the guest's address space. */
+export const TABLE_PAGE = 0;
+export const DATA_PAGE = 8;
+export const DIRECTORY_PAGE = 16;
 
 /** P, W, A and D. */
 const RIGHTS = u64(0, 0x63);
 
 /** Protected mode with paging, 64 bits, WP and NX. */
 const REGISTERS: ControlRegisters = { cr0: 0x8001_0001, cr3: ROOT * PAGE_SIZE, cr4: 0x20, efer: 0xd00 };
+const PAGING = pagingModeOf(REGISTERS);
 
 /** Table, entry, frame. */
 const ENTRIES: readonly (readonly [number, number, number])[] = [
-  [1, 0, 2],
-  [2, 0, 3],
-  [3, 0, 4],
-  [4, 0, 4],
-  [4, 9, 5],
+  [ROOT, 0, 2],
+  [2, 0, DIRECTORY],
+  [DIRECTORY, 0, TABLE],
+  [TABLE, TABLE_PAGE, TABLE],
+  [TABLE, DATA_PAGE, OLD],
+  [TABLE, DIRECTORY_PAGE, DIRECTORY],
+  [OTHER_TABLE, TABLE_PAGE, TABLE],
+  [OTHER_TABLE, DATA_PAGE, NEW],
+  [OTHER_TABLE, DIRECTORY_PAGE, DIRECTORY],
 ];
 
 /** Where the VMM's process has guest frame `n`. */
@@ -67,72 +120,171 @@ export interface ShadowScene {
   readonly mm: Mm;
   readonly vm: Vm;
   readonly shadow: ShadowMmu;
+  /** What each vCPU has cached at the end of the set-up. */
+  readonly tlbs: readonly Tlb[];
 }
 
 type TaskOf = (scene: ShadowScene) => Steps<unknown>;
 
+/** One vCPU of a scene. */
+export interface GuestPlan {
+  /** What it does during set-up. */
+  readonly warm: readonly GuestInstruction[];
+  /** What it does then: runs of instructions, between which its thread is with the VMM. */
+  readonly runs?: readonly (readonly GuestInstruction[])[];
+  /** Or: it is in the guest when the scenario begins, and leaves it after these. */
+  readonly inGuest?: readonly GuestInstruction[] | null;
+  /** Or: it has left the guest, and its thread does this and no more. */
+  readonly handles?: ((vcpu: Vcpu) => Steps<unknown>) | null;
+  /** Its TLB is as the set-up has left it; else empty. */
+  readonly keepsTlb?: boolean;
+  /** It has no paging: page n is frame n, and its tables are direct ones. */
+  readonly direct?: boolean;
+}
+
 export interface ShadowSceneOptions {
-  /** What each vCPU's guest does. */
-  readonly guests: readonly (readonly GuestInstruction[])[];
-  /** What each has done during set-up. */
-  readonly warm: readonly (readonly GuestInstruction[])[];
+  readonly guests: readonly GuestPlan[];
   /** Kernel threads beside, by name. */
   readonly threads?: Readonly<Record<string, TaskOf>>;
   readonly variants?: Partial<KvmVariants>;
+  /** KVM_MEM_* of the memslot. */
+  readonly flags?: number;
+  /** Frames that the VMM takes away; all others are pinned. */
+  readonly unmapped?: readonly number[];
+  /** Goes on with the set-up, when the vCPUs have done their part, before one of them enters the guest. */
+  readonly prepare?: TaskOf | null;
+  /** What must hold at the end besides the tables' order: null when it does. */
+  readonly check?: (scene: ShadowScene, results: Results) => string | null;
 }
 
 // --- what the guest does ---------------------------------------------------------------------------------------------
 
+function instruction(action: GuestAction): GuestInstruction {
+  return { rip: null, cpl: 0, action };
+}
+
 function access(kind: "read" | "write", gva: number, value: U64): GuestInstruction {
-  return { rip: null, cpl: 0, action: { kind: "access", access: kind, gva: gva as Gva, size: 8, value } };
+  return instruction({ kind: "access", access: kind, gva: gva as Gva, size: 8, value });
 }
 
 export const readPage = (n: number): GuestInstruction => access("read", n * PAGE_SIZE, u64(0, 0));
-export const writePage = (n: number): GuestInstruction => access("write", n * PAGE_SIZE, u64(0, n));
+export const writePage = (n: number, value = n): GuestInstruction => access("write", n * PAGE_SIZE, u64(0, value));
 
 /** An entry as the guest makes it. */
 const guestEntry = (frame: number): U64 => orU64(frameBits(frame as Pfn), RIGHTS);
 
+/** The guest writes entry `index` of its last-level table. */
+const writeTable = (index: number, entry: U64): GuestInstruction =>
+  access("write", TABLE_PAGE * PAGE_SIZE + 8 * index, entry);
+
+/** Page 8 becomes another frame. */
+export const mapData = (frame: number): GuestInstruction => writeTable(DATA_PAGE, guestEntry(frame));
+/** The last-level table becomes another, in which page 8 is the new frame. */
+export const replaceTable: GuestInstruction = access("write", DIRECTORY_PAGE * PAGE_SIZE, guestEntry(OTHER_TABLE));
+/** The same as {@link mapData} and {@link replaceTable}, by a vCPU without paging. */
+export const mapDataDirectly: GuestInstruction = access("write", TABLE * PAGE_SIZE + 8 * DATA_PAGE, guestEntry(NEW));
+export const replaceTableDirectly: GuestInstruction = access("write", DIRECTORY * PAGE_SIZE, guestEntry(OTHER_TABLE));
+/** It writes an entry that is of no use, of a table in that frame. */
+export const editDirectly = (frame: number): GuestInstruction => access("write", frame * PAGE_SIZE + 8, u64(0, 0));
+/** Pages 0, 8 and 16 are mapped; the tables on the way are shadowed. */
+export const touchAll: readonly GuestInstruction[] = [TABLE_PAGE, DATA_PAGE, DIRECTORY_PAGE].map(readPage);
+
+/** MOV to CR3 of the address space in use: a flush. */
+export const loadCr3: GuestInstruction = instruction({ kind: "mov-to-cr", register: 3, value: REGISTERS.cr3 });
+export const invlpg = (page: number): GuestInstruction =>
+  instruction({ kind: "invlpg", gva: (page * PAGE_SIZE) as Gva });
+
 // --- the scene -------------------------------------------------------------------------------------------------------
 
-function makeScene(world: World, { guests, warm, variants }: ShadowSceneOptions): ShadowScene {
+function makeScene(world: World, options: ShadowSceneOptions): ShadowScene {
+  const { guests, variants, flags = 0, unmapped = [], prepare = null } = options;
   const mm = new Mm(world, new PageFrames(world), BASE, FRAMES);
   const frames: Pfn[] = [];
   for (let n = 0; n < FRAMES; n++) {
     mm.addVma(shadowHostPage(n), shadowHostPage(n + 1), PROT_READ | PROT_WRITE);
     frames.push(mm.populate(shadowHostPage(n), `page ${n}`));
+    if (!unmapped.includes(n)) mm.frames.pin(frames[n] as Pfn);
   }
   const wordOf = (frame: number, index: number): Cell<U64> =>
     new Cell<U64>(world, (frames[frame] as Pfn) * PAGE_SIZE + 8 * index, 8, true);
   for (const [table, index, frame] of ENTRIES) wordOf(table, index).value = guestEntry(frame);
-  const kvm = new Kvm(world, new Kernel(world), mm, { ...LINUX_7_2, faultsMax: 2, ...variants });
+  for (const frame of [OLD, NEW]) wordOf(frame, 0).value = u64(0, frame);
+  const limits = { faultsMax: 2, tableEntriesEnd: ENTRIES_USED };
+  const kvm = new Kvm(world, new Kernel(world), mm, { ...LINUX_7_2, ...limits, ...variants });
   kvm.params.npt = false;
   const vm = new Vm(kvm, new Interrupts(world, world.tasksMax));
-  kvm.memslots.addDuringSetup({ id: 0, baseGfn: gfn(0), npages: FRAMES, userspaceAddr: BASE, flags: 0 });
-  for (const i of guests.keys()) {
-    vm.addVcpu(i);
-    runSequentially(world, i, `vcpu${i}`, () => runGuest(vm, i, warm[i] ?? []));
+  const slot = kvm.memslots.addDuringSetup({ id: 0, baseGfn: gfn(0), npages: FRAMES, userspaceAddr: BASE, flags });
+  kvmPrepareDirtyBitmap(vm, { old: null, new: slot, change: "create" });
+  for (const i of guests.keys()) vm.addVcpu(i);
+  for (const [i, plan] of guests.entries()) {
+    const { warm } = plan;
+    runSequentially(world, i, `vcpu${i}`, () =>
+      runGuest(vm, i, { ...plan, runs: [warm], inGuest: null, handles: null }, null),
+    );
   }
-  return { world, mm, vm, shadow: vm.shadow as ShadowMmu };
+  const scene = { world, mm, vm, shadow: vm.shadow as ShadowMmu };
+  if (prepare !== null) runSequentially(world, guests.length, "set-up", () => prepare({ ...scene, tlbs: [] }));
+  // Once more, for those whose TLBs count: what the others have done may have had them flushed.
+  const tlbs = guests.map(({ warm, keepsTlb, inGuest = null }, i) => {
+    const vcpu = vm.vcpus[i] as Vcpu;
+    if (keepsTlb === true) runSequentially(world, i, `vcpu${i}`, () => kvmArchVcpuIoctlRun(vcpu, warm));
+    if (inGuest !== null) runSequentially(world, i, `vcpu${i}`, () => enterGuest(vcpu));
+    return vcpu.guest.tlb;
+  });
+  return { ...scene, tlbs };
 }
 
-/** Runs a vCPU that has nothing cached. */
-function* runGuest(vm: Vm, vcpu: number, instructions: readonly GuestInstruction[]): Steps<string> {
+/** What a vCPU's last read of each run has found. */
+export type Reads = readonly number[];
+
+/** Runs a vCPU whose TLB has nothing but `cached`. */
+function* runGuest(vm: Vm, vcpu: number, plan: GuestPlan, cached: Tlb | null): Steps<Reads> {
+  const { direct, runs = [], inGuest = null, handles = null } = plan;
   const thread = vm.vcpus[vcpu] as Vm["vcpus"][number];
-  thread.reset(pagingModeOf(REGISTERS));
-  return yield* kvmArchVcpuIoctlRun(thread, instructions);
+  thread.reset(direct === true ? NO_PAGING : PAGING);
+  if (cached !== null) thread.guest.tlb.fillFrom(cached);
+  const reads: number[] = [];
+  for (const instructions of runs) {
+    yield* kvmArchVcpuIoctlRun(thread, instructions);
+    reads.push(thread.guest.lastRead.lo);
+  }
+  if (inGuest !== null) yield* leaveGuest(thread, inGuest);
+  if (handles === null) return reads;
+  // Out of the guest, its thread is in KVM_RUN.
+  yield* srcuReadLock(vm.kvm.srcu);
+  yield* handles(thread);
+  yield* srcuReadUnlock(vm.kvm.srcu);
+  return reads;
 }
 
-/** The scene's program; at the end the tables must be in order. */
+/** Set-up: the vCPU has entered the guest. */
+function* enterGuest(vcpu: Vcpu): Steps<void> {
+  yield* maskInterrupts(vcpu.vm.interrupts, vcpu.cpu);
+  yield* store(vcpu.mode, IN_GUEST_MODE);
+}
+
+/** The rest of its stay there. */
+function* leaveGuest(vcpu: Vcpu, instructions: readonly GuestInstruction[]): Steps<void> {
+  setHardwareRoot(vcpu);
+  vcpu.guest.loadInstructions(instructions);
+  yield* vmrun(vcpu.guest);
+  yield* store(vcpu.mode, OUTSIDE_GUEST_MODE);
+  yield* unmaskInterrupts(vcpu.vm.interrupts, vcpu.cpu);
+}
+
+/** The scene's program; at the end the tables and the reverse maps must be in order. */
 export function shadowScene(name: string, options: ShadowSceneOptions): Program {
   const tasks: Record<string, TaskOf> = {};
-  for (const [i, instructions] of options.guests.entries()) {
-    tasks[`vcpu${i}`] = ({ world, vm }) => kthread(world, runGuest(vm, i, instructions));
+  // A vCPU with nothing to do is outside the guest, and no task. It stands behind the others: a task's number is its CPU's.
+  const running = [...options.guests.entries()].filter(([, plan]) => plan.runs ?? plan.inGuest ?? plan.handles);
+  for (const [i, plan] of running) {
+    tasks[`vcpu${i}`] = ({ world, vm, tlbs }) =>
+      kthread(world, runGuest(vm, i, plan, plan.keepsTlb === true ? (tlbs[i] as Tlb) : null));
   }
   for (const [thread, body] of Object.entries(options.threads ?? {}))
     tasks[thread] = (scene) => kthread(scene.world, body(scene));
   const served = Object.keys(tasks).length;
-  for (const i of options.guests.keys()) {
+  for (const [i] of running) {
     tasks[`irq${i}`] = ({ world, vm }) => interruptHandler(vm.interrupts, i, world.tasks[i] as Task);
   }
   return program<ShadowScene>({
@@ -140,6 +292,58 @@ export function shadowScene(name: string, options: ShadowSceneOptions): Program 
     setup: (world) => makeScene(world, options),
     tasks,
     daemons: Object.keys(tasks).slice(served),
-    final: (scene) => shadowTablesProblem(scene.shadow) ?? true,
+    final: (scene, results) => {
+      const { shadow } = scene;
+      const problem = shadowTablesProblem(shadow) ?? rmapsProblem(shadow) ?? inStepProblem(shadow);
+      return problem ?? options.check?.(scene, results) ?? true;
+    },
   });
+}
+
+/** A write to a page has faulted in an entry that is there; its handler runs. */
+export const writeFault =
+  (page: number) =>
+  (vcpu: Vcpu): Steps<unknown> =>
+    kvmMmuPageFault(vcpu, page * PAGE_SIZE, PFERR_PRESENT | PFERR_WRITE);
+
+/** The programs of a study: its scenes by name, under variants of the kernel. */
+export const shadowScenes =
+  (scenes: Readonly<Record<string, ShadowSceneOptions>>, variants: Partial<KvmVariants> = {}) =>
+  (name: string): Program =>
+    shadowScene(name, { ...(scenes[name] as ShadowSceneOptions), variants });
+
+/** As the deletion of a memslot does it: all roots and what is below them go. */
+export function* zapAllFast({ vm }: ShadowScene): Steps<void> {
+  const { slotsLock } = vm.kvm.memslots;
+  yield* mutexLock(slotsLock);
+  yield* kvmMmuZapAllFast(vm);
+  yield* mutexUnlock(slotsLock);
+}
+
+/** The VMM takes the memslot away. */
+export function* deleteSlot({ vm }: ShadowScene): Steps<number> {
+  return yield* kvmSetMemoryRegion(vm.kvm, { id: 0, baseGfn: gfn(0), npages: 0, userspaceAddr: BASE, flags: 0 });
+}
+
+/** A read of a page has found nothing there. */
+export const readFault =
+  (page: number) =>
+  (vcpu: Vcpu): Steps<unknown> =>
+    kvmMmuPageFault(vcpu, page * PAGE_SIZE, 0);
+
+/** The write has faulted in a frame whose writes are tracked: KVM carries it out. */
+export const emulates =
+  (write: GuestInstruction) =>
+  (vcpu: Vcpu): Steps<unknown> => {
+    vcpu.guest.loadInstructions([write]);
+    return x86EmulateInstruction(vcpu, null);
+  };
+
+/** The vCPU's last read must have found the frame that it has mapped before it flushed. */
+export function sees(vcpu: number, frame: number): (scene: ShadowScene, results: Results) => string | null {
+  return (_scene, results) => {
+    const value = (results[`vcpu${vcpu}`] as Reads).at(-1);
+    if (value === frame) return null;
+    return `vcpu${vcpu} reads frame ${value} in page ${DATA_PAGE}, which the guest had made frame ${frame} before it flushed`;
+  };
 }

@@ -40,6 +40,29 @@ export function cell(description: CellDescription): StudyCell {
   return { scenario: "main", model: "sc", strategy: "dpor", because: "", ...description };
 }
 
+export const BOTH_MODELS: readonly MemoryModel[] = ["sc", "tso"];
+
+/** One question about a scenario: the property asked for, and why it comes out as expected. */
+export type CellRow = readonly [scenario: string, property: string, because: string];
+
+/** How the rows of {@link cellsOf} are alike. */
+export interface CellsLike {
+  readonly variant: string;
+  readonly program: (scenario: string) => Program;
+  readonly expected?: Expected;
+  readonly models?: readonly MemoryModel[];
+}
+
+/** The cells of one variant: each row under each memory model. */
+export function cellsOf(like: CellsLike, rows: readonly CellRow[]): StudyCell[] {
+  const { variant, program, expected = "holds", models = BOTH_MODELS } = like;
+  return rows.flatMap(([scenario, property, because]) =>
+    models.map((model) =>
+      cell({ variant, scenario, property, because, model, expected, program: () => program(scenario) }),
+    ),
+  );
+}
+
 export interface Study {
   /** What `racewalk check` is given. */
   readonly id: string;

@@ -7,10 +7,10 @@
  *
  * Tasks: vcpu0 and vcpu1 run a guest that touches pages, munmap takes page 0 away, irq0 and irq1 are their CPUs' interrupt handlers.
  */
-import type { MemoryModel } from "../engine/index.ts";
+import type { Program } from "../engine/index.ts";
 import { munmap } from "../kernel/index.ts";
 import { type GuestInstruction, touch } from "../machine/index.ts";
-import { cell, type StudyCell, study } from "./study.ts";
+import { cellsOf, study } from "./study.ts";
 import { hostPage, type TdpScene, tdpScene } from "./tdp-scene.ts";
 
 /** Frames of the memslot; the last one is touched during set-up only. */
@@ -31,31 +31,26 @@ const write0 = touch(0, "write");
 const read0 = touch(0, "read");
 const write1 = touch(1, "write");
 
-function cells(
-  scenario: string,
-  property: string,
-  { guests, warm, unmap }: Scenario,
-  because: string,
-  models: readonly MemoryModel[] = ["sc", "tso"],
-): StudyCell[] {
-  return models.map((model) =>
-    cell({
-      variant: "7.2",
-      scenario,
-      property,
-      model,
-      expected: "holds",
-      because,
-      program: () =>
-        tdpScene(scenario, {
-          frames: FRAMES,
-          guests,
-          warm: warm ? [FRAMES - 1] : [],
-          ...(unmap ? { threads: { munmap: munmapPage0 } } : {}),
-        }),
-    }),
-  );
+const SCENARIOS: Readonly<Record<string, Scenario>> = {
+  "two-maps": { guests: [[write0], [write1]], warm: false, unmap: false },
+  "same-page": { guests: [[write0], [write0]], warm: true, unmap: false },
+  unmap: { guests: [[write0, read0]], warm: true, unmap: true },
+  "cold-unmap": { guests: [[write0, read0]], warm: false, unmap: true },
+  reenter: { guests: [[write0, write1, read0]], warm: true, unmap: true },
+  "two-vcpus-unmap": { guests: [[write0], [write1]], warm: true, unmap: true },
+};
+
+function programOf(scenario: string): Program {
+  const { guests, warm, unmap } = SCENARIOS[scenario] as Scenario;
+  return tdpScene(scenario, {
+    frames: FRAMES,
+    guests,
+    warm: warm ? [FRAMES - 1] : [],
+    ...(unmap ? { threads: { munmap: munmapPage0 } } : {}),
+  });
 }
+
+const LIKE = { variant: "7.2", program: programOf } as const;
 
 export default study({
   id: "tdp-fault",
@@ -63,42 +58,27 @@ export default study({
   source: "virt/kvm/kvm_main.c and arch/x86/kvm/mmu/tdp_mmu.c of Linux 7.2",
   variants: { "7.2": "Linux 7.2: mmu_invalidate_seq, atomic SPTE changes, flush before the notifier returns" },
   cells: [
-    ...cells(
-      "two-maps",
-      "final",
-      { guests: [[write0], [write1]], warm: false, unmap: false },
-      "one of two faults that need the same tables links each, the other uses it or gives its own back",
-    ),
-    ...cells(
-      "same-page",
-      "final",
-      { guests: [[write0], [write0]], warm: true, unmap: false },
-      "who loses the compare-exchange of the leaf finds it set",
-    ),
-    ...cells(
-      "unmap",
-      "isolation",
-      { guests: [[write0, read0]], warm: true, unmap: true },
-      "a fault that was under way is stale under mmu_lock; a mapping is zapped and flushed before start() returns",
-    ),
-    ...cells(
-      "cold-unmap",
-      "isolation",
-      { guests: [[write0, read0]], warm: false, unmap: true },
-      "the same while the tables are being built",
-    ),
-    ...cells(
-      "reenter",
-      "isolation",
-      { guests: [[write0, write1, read0]], warm: true, unmap: true },
-      "a vCPU that is outside the guest is not interrupted: it sees the request before it enters again",
-    ),
-    ...cells(
-      "two-vcpus-unmap",
-      "isolation",
-      { guests: [[write0], [write1]], warm: true, unmap: true },
-      "the same while another vCPU faults on a neighbour",
-      ["sc"],
-    ),
+    ...cellsOf(LIKE, [
+      [
+        "two-maps",
+        "final",
+        "one of two faults that need the same tables links each, the other uses it or gives its own back",
+      ],
+      ["same-page", "final", "who loses the compare-exchange of the leaf finds it set"],
+      [
+        "unmap",
+        "isolation",
+        "a fault that was under way is stale under mmu_lock; a mapping is zapped and flushed before start() returns",
+      ],
+      ["cold-unmap", "isolation", "the same while the tables are being built"],
+      [
+        "reenter",
+        "isolation",
+        "a vCPU that is outside the guest is not interrupted: it sees the request before it enters again",
+      ],
+    ]),
+    ...cellsOf({ ...LIKE, models: ["sc"] }, [
+      ["two-vcpus-unmap", "isolation", "the same while another vCPU faults on a neighbour"],
+    ]),
   ],
 });

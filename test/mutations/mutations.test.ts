@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { LARGE_PAGE_MUTATIONS } from "./large-page-mutations.ts";
 import { MUTATIONS, type Mutation } from "./mutations.ts";
 import { RMAP_MUTATIONS } from "./rmap-mutations.ts";
+import { SHADOW_MUTATIONS } from "./shadow-mutations.ts";
 import { ZAP_MUTATIONS } from "./zap-mutations.ts";
 
 const ROOT = join(import.meta.dirname, "../..");
@@ -52,10 +53,12 @@ function runUnchanged(mutation: Mutation): Outcome {
 
 describe("undoing it is noticed", () => {
   test.each(
-    [...MUTATIONS, ...ZAP_MUTATIONS, ...RMAP_MUTATIONS, ...LARGE_PAGE_MUTATIONS].map((mutation, n) => ({
-      ...mutation,
-      n,
-    })),
+    [...MUTATIONS, ...ZAP_MUTATIONS, ...RMAP_MUTATIONS, ...LARGE_PAGE_MUTATIONS, ...SHADOW_MUTATIONS].map(
+      (mutation, n) => ({
+        ...mutation,
+        n,
+      }),
+    ),
   )("$name", ({ n, ...mutation }) => {
     const before = runUnchanged(mutation);
     expect(before.cells).toBeGreaterThan(0);

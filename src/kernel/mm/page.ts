@@ -69,6 +69,7 @@ export class PageFrames {
   private readonly pages = new Map<Pfn, Page>();
   /** Folios of several frames, by each run of 512 frames that they have a part in. */
   private readonly folios = new Map<number, Folio[]>();
+  private readonly pinned = new Set<Pfn>();
   /** Freed frames by the size of their folio; only with `reuse`. */
   private readonly free = new Map<number, Pfn[]>();
 
@@ -149,6 +150,19 @@ export class PageFrames {
   private folioOf(frame: Pfn): Folio | null {
     const candidates = this.folios.get(Math.floor(frame / CHUNK)) ?? [];
     return candidates.find(({ first, count }) => frame >= first && frame < first + count) ?? null;
+  }
+
+  /**
+   * pin_user_pages() during set-up, for good: the reference that is held means that no other can be the last, so what comes and goes besides is not counted.
+   * A bounded exploration is spared the orders of counts that nobody can tell apart. Not for frames that the host looks at the count of.
+   */
+  pin(frame: Pfn): void {
+    this.headOf(frame)._refcount.value += 1;
+    this.pinned.add(frame);
+  }
+
+  isPinned(frame: Pfn): boolean {
+    return this.pinned.has(frame);
   }
 
   /** How many frames were allocated together with this one. */
@@ -244,6 +258,7 @@ function remembered(world: World, look: (world: World) => number): number {
 
 /** try_get_page(): false when the frame is already on its way back to the allocator. */
 export function* tryGetPage(frames: PageFrames, frame: Pfn): Steps<boolean> {
+  if (frames.isPinned(frame)) return true;
   const { _refcount } = frames.headOf(frame);
   const again = startLoop(frames.world);
   for (;;) {
@@ -256,6 +271,7 @@ export function* tryGetPage(frames: PageFrames, frame: Pfn): Steps<boolean> {
 
 /** put_page(): the last reference frees the frame. */
 export function* putPage(frames: PageFrames, frame: Pfn): Steps<void> {
+  if (frames.isPinned(frame)) return;
   const { _refcount } = frames.headOf(frame);
   const before = yield* fetchAdd(_refcount, -1, QUIET);
   if (before === 0) throw new Violation("page-refcount", `${_refcount.name} drops below zero`);

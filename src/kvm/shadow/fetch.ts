@@ -114,7 +114,8 @@ function* fetchIndirect(vcpu: Vcpu, shadow: ShadowMmu, { it, walk, fault, reread
     const gfn = below.tableGfn;
     const sp = yield* getChildSp(vcpu, shadow, { sptep, gfn, direct: false, access: below.ptAccess });
     // Nothing out of step may come within reach: the guest need not flush what it never had.
-    if (sp !== null && sp.unsync_children.value !== 0) yield* mmuSyncChildren(vcpu, shadow, sp);
+    const isBehind = sp !== null && sp.unsync_children.value !== 0;
+    if (isBehind && !(yield* mmuSyncChildren(vcpu, shadow, sp, false))) return false;
     if (yield* gpteChanged(vcpu, walk, it.level - 1, reread)) return false;
     if (sp !== null) yield* linkShadowPage(shadow, sptep, sp);
     if (fault.write && gfn === fault.gfn) fault.writeFaultToShadowPgtable = true;

@@ -29,6 +29,8 @@ export interface ShadowSpteRequest {
   readonly prefetch: boolean;
   readonly synchronizing: boolean;
   readonly hostWritable: boolean;
+  /** See {@link UnsyncRequest}; none where nothing may become unsync. */
+  readonly unmarked?: ShadowPage[];
 }
 
 export interface MadeSpte {
@@ -39,14 +41,15 @@ export interface MadeSpte {
 
 /** make_spte() */
 export function* makeShadowSpte(vcpu: Vcpu, shadow: ShadowMmu, request: ShadowSpteRequest): Steps<MadeSpte> {
-  const { sp, slot, gfn, access, old, prefetch, synchronizing, hostWritable } = request;
+  const { sp, slot, gfn, access, old, prefetch, synchronizing, hostWritable, unmarked = [] } = request;
   const { bits } = shadow;
   const level = spLevel(sp);
   const write = (access & bits.write) !== 0 && hostWritable;
   // An entry that was writable stays so without another look: whoever makes a shadow page of the frame takes W away first.
   const wasWritable = isShadowPresentPte(old) && isLastSpte(old, level) && isWritablePte(old);
   let mayWrite = true;
-  if (write && !wasWritable) mayWrite = yield* mmuTryToUnsyncPages(shadow, { slot, gfn, synchronizing, prefetch });
+  if (write && !wasWritable)
+    mayWrite = yield* mmuTryToUnsyncPages(shadow, { slot, gfn, synchronizing, prefetch, unmarked });
   if (isTooLarge(shadow, slot, gfn, level)) mayWrite = false;
   const spte = makeSpte(shadow.layout, {
     level,

@@ -14,7 +14,7 @@
  * A vCPU holds a count on each of its roots: one that is zapped meanwhile stays allocated, invalid, until it is let go. Stands for kvm_mmu_load(),
  * mmu_alloc_shadow_roots(), mmu_alloc_direct_roots(), kvm_mmu_free_roots(), kvm_mmu_new_pgd(), kvm_mmu_free_obsolete_roots() of 6.12 and 7.2.
  */
-import { orU64, type Steps, U64_ZERO } from "../../engine/index.ts";
+import { load, orU64, type Steps, U64_ZERO } from "../../engine/index.ts";
 import { writeLock, writeUnlock } from "../../kernel/index.ts";
 import {
   entryFrame,
@@ -170,12 +170,14 @@ function* putRootPage(shadow: ShadowMmu, sp: ShadowPage, list: InvalidList): Ste
 }
 
 /** is_obsolete_root(). A PAE root is judged by nobody but its pages: any that is gone makes it obsolete. */
-function isObsolete(vcpu: Vcpu, shadow: ShadowMmu, root: RootCells): boolean {
+function* isObsoleteRoot(vcpu: Vcpu, shadow: ShadowMmu, root: RootCells): Steps<boolean> {
   const hpa = root.hpa.value;
   if (hpa === INVALID_ROOT) return false;
   const sp = shadow.pages.ofRoot(hpa);
   // A root without a page of its own is let go whenever it is asked for; a new one costs little.
-  return vcpu.mmu.isPaeRoot(hpa) || sp === null || shadow.isObsolete(sp);
+  if (vcpu.mmu.isPaeRoot(hpa) || sp === null) return true;
+  const isInvalid = ((yield* load(sp.role)) & shadow.roles.invalid) !== 0;
+  return isInvalid || sp.mmu_valid_gen.value !== (yield* load(shadow.vm.mmuValidGen));
 }
 
 /** is_obsolete_sp() of the root that a fault wants to map in, under mmu_lock. */
@@ -187,7 +189,8 @@ export function isObsoleteShadowRoot(vcpu: Vcpu, shadow: ShadowMmu): boolean {
 
 /** kvm_mmu_free_obsolete_roots() */
 export function* kvmShadowMmuFreeObsoleteRoots(vcpu: Vcpu, shadow: ShadowMmu): Steps<void> {
-  const obsolete = allRootsOf(vcpu).filter((root) => isObsolete(vcpu, shadow, root));
+  const obsolete: RootCells[] = [];
+  for (const root of allRootsOf(vcpu)) if (yield* isObsoleteRoot(vcpu, shadow, root)) obsolete.push(root);
   yield* kvmShadowMmuFreeRoots(vcpu, shadow, obsolete);
 }
 

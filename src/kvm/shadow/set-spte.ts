@@ -21,10 +21,11 @@ import { roleAccess, roleIsDirect } from "../role.ts";
 import { isLargePte, isLastSpte, isShadowPresentPte, spteToPfn } from "../spte.ts";
 import type { Vcpu } from "../vcpu.ts";
 import { makeShadowSpte, markShadowMmioSpte } from "./make-spte.ts";
-import { spLevel, spteIndex, spteOf } from "./page.ts";
+import { type ShadowPage, spLevel, spteIndex, spteOf } from "./page.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 import { dropSpte, mmuSpteUpdate, rmapAdd, type Sptep } from "./spte-change.ts";
 import { prefetchInvalidGpte } from "./sync.ts";
+import { kvmUnsyncPage } from "./unsync.ts";
 import { dropParentPte } from "./zap.ts";
 
 /** PTE_PREFETCH_NUM */
@@ -72,7 +73,9 @@ export function* mmuSetSpte(vcpu: Vcpu, shadow: ShadowMmu, request: SetSpteReque
     if (flush) yield* kvmFlushRemoteTlbs(shadow.vm);
     return "emulate";
   }
+  const unmarked: ShadowPage[] = [];
   const made = yield* makeShadowSpte(vcpu, shadow, {
+    unmarked,
     sp,
     slot,
     gfn,
@@ -90,6 +93,7 @@ export function* mmuSetSpte(vcpu: Vcpu, shadow: ShadowMmu, request: SetSpteReque
     if (yield* mmuSpteUpdate(shadow, sptep, made.spte)) flush = true;
     shadow.emit({ name: "kvm_mmu_set_spte", gfn, spte: yield* load(sptep), level, at: sptep.addr });
   }
+  for (const each of unmarked) yield* kvmUnsyncPage(shadow, each);
   if (made.wrprot && request.write) result = "write-protected";
   if (flush) yield* kvmFlushRemoteTlbs(shadow.vm);
   // The entry is there before the reverse map has it; nobody looks for it without mmu_lock.

@@ -11,7 +11,7 @@
  */
 import { type Cell, Cell as CellType, cell, type World } from "../../engine/index.ts";
 import { listEntries, listInit, SpinLock } from "../../kernel/index.ts";
-import type { Gfn } from "../../machine/index.ts";
+import { ENTRIES_PER_TABLE, type Gfn } from "../../machine/index.ts";
 import { type AccessBits, accessBits } from "../cpu-role.ts";
 import type { Kvm } from "../kvm.ts";
 import type { RoleLayout } from "../role.ts";
@@ -40,6 +40,8 @@ export class ShadowMmu {
   readonly gfnRmaps: RmapOptions;
   /** Entries without A/D bits may change at any time: aging needs no mmu_lock. */
   readonly adDisabledVolatile: boolean;
+  /** How many entries of each page are in use at most: see {@link KvmVariants.tableEntriesEnd}. */
+  readonly entriesEnd: number;
   readonly parentRmaps: RmapOptions = { locked: false };
   readonly mmuUnsyncPagesLock: SpinLock;
   readonly activeMmuPages: number;
@@ -75,6 +77,7 @@ export class ShadowMmu {
     this.pages = new ShadowPages(world, this.layout, this.roles, kvm.variants.shadowPagePool);
     this.gfnRmaps = { locked: this.kernel === "7.2", addsUnlocked: !kvm.variants.rmapAddLocks };
     this.adDisabledVolatile = this.kernel === "7.2" && kvm.variants.adDisabledVolatile;
+    this.entriesEnd = Math.min(ENTRIES_PER_TABLE, kvm.variants.tableEntriesEnd);
     this.mmuUnsyncPagesLock = new SpinLock(world, "kvm->arch.mmu_unsync_pages_lock");
     const link = (offset: number): string => (offset === 0 ? "next" : "prev");
     this.activeMmuPages = world.allocate(LIST_HEAD_BYTES, "kvm->arch.active_mmu_pages", link);

@@ -27,6 +27,8 @@ import { calcCpuRole, calcShadowRootRole, gpteAccess, roleQuadrant, syncRoleIgno
 import { protectCleanGpte, readGuestAtomic } from "../guest-walk.ts";
 import { gfnToMemslot, type KvmMemorySlot } from "../memslots.ts";
 import { getMmioSpteGfn, isMmioSpte } from "../mmio-spte.ts";
+import { KVM_REQ_MMU_SYNC, kvmMakeRequest } from "../requests.ts";
+import { needsResched, yieldWriteLock } from "../resched.ts";
 import { isHostWritableSpte, spteToPfn } from "../spte.ts";
 import type { Vcpu } from "../vcpu.ts";
 import type { RootCells } from "../vcpu-mmu.ts";
@@ -112,7 +114,7 @@ function* syncWholePage(vcpu: Vcpu, shadow: ShadowMmu, sp: ShadowPage): Steps<Sy
   const rootRole = shadowRootRole(vcpu, shadow);
   if (((sp.role.value ^ rootRole) & ~syncRoleIgnored(shadow.roles)) !== 0) return "failed";
   let flush = false;
-  for (let i = 0; i < ENTRIES_PER_TABLE; i++) {
+  for (let i = 0; i < shadow.entriesEnd; i++) {
     const result = yield* kvmSyncSpte(vcpu, shadow, sp, i);
     if (result === "failed") return "failed";
     flush ||= result === "flush";
@@ -125,8 +127,11 @@ export function shadowRootRole(vcpu: Vcpu, shadow: ShadowMmu): number {
   return calcShadowRootRole(shadow.roles, calcCpuRole(shadow.kernel, shadow.roles, vcpu.guest.mode));
 }
 
-/** mmu_sync_children(). Nobody asks it to give the lock away here, so it always gets done. */
-export function* mmuSyncChildren(vcpu: Vcpu, shadow: ShadowMmu, parent: ShadowPage): Steps<void> {
+/**
+ * mmu_sync_children(): false when somebody waits for mmu_lock and the caller cannot give it away; the vCPU is asked to do the rest before it enters the
+ * guest.
+ */
+export function* mmuSyncChildren(vcpu: Vcpu, shadow: ShadowMmu, parent: ShadowPage, canYield: boolean): Steps<boolean> {
   const list: InvalidList = [];
   let flush = false;
   for (;;) {
@@ -146,10 +151,19 @@ export function* mmuSyncChildren(vcpu: Vcpu, shadow: ShadowMmu, parent: ShadowPa
     for (const { sp, parents } of unsyncPagesIn(walk)) {
       yield* kvmUnlinkUnsyncPage(shadow, sp);
       if ((yield* kvmSyncPage(vcpu, shadow, sp, list)) === "flush") flush = true;
-      mmuPagesClearParents(parents);
+      yield* mmuPagesClearParents(parents);
     }
+    if (!shadow.kvm.variants.yields || !(yield* needsResched(shadow.kvm))) continue;
+    yield* remoteFlushOrZap(shadow, list, flush);
+    flush = false;
+    if (!canYield) {
+      yield* kvmMakeRequest(vcpu, KVM_REQ_MMU_SYNC);
+      return false;
+    }
+    yield* yieldWriteLock(shadow.kvm);
   }
   yield* remoteFlushOrZap(shadow, list, flush);
+  return true;
 }
 
 /**
@@ -170,14 +184,14 @@ export function* kvmMmuSyncRoots(vcpu: Vcpu, shadow: ShadowMmu): Steps<void> {
     const root = shadow.pages.ofRoot(hpa) as ShadowPage;
     if (!(yield* isUnsyncRoot(root))) return;
     yield* writeLock(shadow.kvm.mmuLock);
-    yield* mmuSyncChildren(vcpu, shadow, root);
+    yield* mmuSyncChildren(vcpu, shadow, root, true);
     yield* writeUnlock(shadow.kvm.mmuLock);
     return;
   }
   yield* writeLock(shadow.kvm.mmuLock);
   for (let i = 0; i < 4; i++) {
     const entry = mmu.paeRootEntry(i).value;
-    if (isPresent(entry)) yield* mmuSyncChildren(vcpu, shadow, shadow.pages.ofFrame(spteToPfn(entry)));
+    if (isPresent(entry)) yield* mmuSyncChildren(vcpu, shadow, shadow.pages.ofFrame(spteToPfn(entry)), true);
   }
   yield* writeUnlock(shadow.kvm.mmuLock);
 }

@@ -15,7 +15,7 @@
  */
 import { assertThat, load, type Steps, store } from "../../engine/index.ts";
 import { spinLock, spinUnlock } from "../../kernel/index.ts";
-import { ENTRIES_PER_TABLE, type Gfn, PG_LEVEL_2M, PG_LEVEL_4K } from "../../machine/index.ts";
+import { type Gfn, PG_LEVEL_2M, PG_LEVEL_4K } from "../../machine/index.ts";
 import { isLpageDisallowed } from "../lpage-info.ts";
 import type { KvmMemorySlot } from "../memslots.ts";
 import { isLargePte, isShadowPresentPte, spteToPfn } from "../spte.ts";
@@ -34,11 +34,13 @@ export interface UnsyncRequest {
   readonly synchronizing: boolean;
   /** Nobody has asked for the page yet. */
   readonly prefetch: boolean;
+  /** Takes what is to be marked later ({@link KvmVariants.unsyncMark}). */
+  readonly unmarked: ShadowPage[];
 }
 
 /** mmu_try_to_unsync_pages(): true when the frame may be mapped writable. */
 export function* mmuTryToUnsyncPages(shadow: ShadowMmu, request: UnsyncRequest): Steps<boolean> {
-  const { slot, gfn, synchronizing, prefetch } = request;
+  const { slot, gfn, synchronizing, prefetch, unmarked } = request;
   if (yield* kvmGfnIsWriteTracked(shadow, slot, gfn)) return false;
   // Where a huge page is allowed, nothing is shadowed.
   if (shadow.kernel === "7.2" && !isLpageDisallowed(shadow.world, slot, gfn, PG_LEVEL_2M)) return true;
@@ -54,14 +56,16 @@ export function* mmuTryToUnsyncPages(shadow: ShadowMmu, request: UnsyncRequest):
       if ((yield* load(sp.unsync)) !== 0) continue;
     }
     assertThat(spLevel(sp) === PG_LEVEL_4K, "an upper table becomes unsync", "unsync-only-last-level");
-    yield* kvmUnsyncPage(shadow, sp);
+    if (shadow.kvm.variants.unsyncMark === "after-writable") unmarked.push(sp);
+    else yield* kvmUnsyncPage(shadow, sp);
   }
   if (locked) yield* spinUnlock(shadow.mmuUnsyncPagesLock);
   // smp_wmb(): unsync is visible before the SPTE is writable. Stores leave an x86 store buffer in order, so nothing is needed.
   return true;
 }
 
-function* kvmUnsyncPage(shadow: ShadowMmu, sp: ShadowPage): Steps<void> {
+/** kvm_unsync_page() */
+export function* kvmUnsyncPage(shadow: ShadowMmu, sp: ShadowPage): Steps<void> {
   shadow.emit({ name: "kvm_mmu_unsync_page", sp: shadowSpText(sp) });
   shadow.count("mmu_unsync", 1);
   yield* store(sp.unsync, 1);
@@ -95,9 +99,9 @@ function setUnsyncChild(sp: ShadowPage, index: number, set: boolean): void {
   word.value = (set ? word.value | bit : word.value & ~bit) >>> 0;
 }
 
-/** clear_unsync_child_bit() */
-function clearUnsyncChildBit(sp: ShadowPage, index: number): void {
-  sp.unsync_children.value -= 1;
+/** clear_unsync_child_bit(). Linux changes the count plainly; is_unsync_root() reads it meanwhile. */
+function* clearUnsyncChildBit(sp: ShadowPage, index: number): Steps<void> {
+  yield* store(sp.unsync_children, sp.unsync_children.value - 1);
   setUnsyncChild(sp, index, false);
 }
 
@@ -144,11 +148,11 @@ function addPage(found: WalkedPage[], sp: ShadowPage, index: number): boolean {
 /** __mmu_unsync_walk(): how many unsync pages there are below; -1 when the array is full. Bits that lead nowhere are cleared. */
 function* walkUnsync(shadow: ShadowMmu, sp: ShadowPage, found: WalkedPage[]): Steps<number> {
   let leaves = 0;
-  for (let index = 0; index < ENTRIES_PER_TABLE; index++) {
+  for (let index = 0; index < shadow.entriesEnd; index++) {
     if (!hasUnsyncChild(sp, index)) continue;
     const spte = yield* load(spteOf(shadow.world, sp, index));
     if (!isShadowPresentPte(spte) || isLargePte(spte)) {
-      clearUnsyncChildBit(sp, index);
+      yield* clearUnsyncChildBit(sp, index);
       continue;
     }
     const child = shadow.pages.ofFrame(spteToPfn(spte));
@@ -156,13 +160,13 @@ function* walkUnsync(shadow: ShadowMmu, sp: ShadowPage, found: WalkedPage[]): St
       if (addPage(found, child, index)) return -1;
       const below = yield* walkUnsync(shadow, child, found);
       if (below < 0) return below;
-      if (below === 0) clearUnsyncChildBit(sp, index);
+      if (below === 0) yield* clearUnsyncChildBit(sp, index);
       leaves += below;
     } else if (child.unsync.value !== 0) {
       leaves++;
       if (addPage(found, child, index)) return -1;
     } else {
-      clearUnsyncChildBit(sp, index);
+      yield* clearUnsyncChildBit(sp, index);
     }
   }
   return leaves;
@@ -188,10 +192,10 @@ export function* unsyncPagesIn(walk: UnsyncWalk): Generator<{ sp: ShadowPage; pa
 }
 
 /** mmu_pages_clear_parents(): the page is in step now; parents forget it, up to the first that still has others. */
-export function mmuPagesClearParents(parents: PathToPage): void {
+export function* mmuPagesClearParents(parents: PathToPage): Steps<void> {
   for (const { parent, index } of parents) {
     if (!hasUnsyncChild(parent, index)) return;
-    clearUnsyncChildBit(parent, index);
+    yield* clearUnsyncChildBit(parent, index);
     if (parent.unsync_children.value > 0) return;
   }
 }

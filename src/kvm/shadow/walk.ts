@@ -13,19 +13,21 @@
  * A PAE root (three levels) has no page of its own: the walk begins at level 2 of the entry for the address's gigabyte. Stands for
  * shadow_walk_init(), shadow_walk_okay(), shadow_walk_next(), walk_shadow_page_lockless_begin() and _end() of 6.12 and 7.2.
  */
-import { fence, load, type Steps, store, type U64 } from "../../engine/index.ts";
+import { fence, load, type Steps, store, type U64, UsageError } from "../../engine/index.ts";
 import {
   isPresent,
   maskInterrupts,
   PAGE_SIZE,
+  PG_LEVEL_2M,
   PG_LEVEL_4K,
   tableIndex,
   unmaskInterrupts,
 } from "../../machine/index.ts";
 import { OUTSIDE_GUEST_MODE, READING_SHADOW_PAGE_TABLES } from "../requests.ts";
 import { isLargePte, isShadowPresentPte, spteToPfn } from "../spte.ts";
+import { TDP_ROOT_LEVEL } from "../tdp-mmu.ts";
 import type { Vcpu } from "../vcpu.ts";
-import { type ShadowPage, spLevel, spteOf } from "./page.ts";
+import { type ShadowPage, spteOf } from "./page.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 import type { Sptep } from "./spte-change.ts";
 
@@ -42,14 +44,26 @@ export function shadowWalkInit(vcpu: Vcpu, shadow: ShadowMmu, root: number, addr
   const { mmu } = vcpu;
   const frame = Math.floor(addr / PAGE_SIZE);
   let sp = shadow.pages.ofRoot(root);
+  // By mmu->root_role, not by the page: who zaps it may be about to mark it invalid.
+  let level: number = vcpu.isDirectMmu ? TDP_ROOT_LEVEL : vcpu.guest.mode.levels;
   if (mmu.isPaeRoot(root)) {
+    level = PG_LEVEL_2M;
     const entry = mmu.paeRootEntry(Math.floor(addr / 2 ** 30) % 4).value;
     if (!isPresent(entry)) return null;
     sp = shadow.pages.ofFrame(spteToPfn(entry));
   }
   if (sp === null) return null;
-  const level = spLevel(sp);
-  return { frame, sp, level, sptep: spteOf(shadow.world, sp, tableIndex(frame, level)) };
+  return { frame, sp, level, sptep: entryFor(shadow, sp, frame, level) };
+}
+
+/** The page's entry on the way to a frame of the address space. */
+function entryFor(shadow: ShadowMmu, sp: ShadowPage, frame: number, level: number): Sptep {
+  const index = tableIndex(frame, level);
+  if (index >= shadow.entriesEnd) {
+    const mend = `give tableEntriesEnd more than ${shadow.entriesEnd}`;
+    throw new UsageError(`the way to page 0x${frame.toString(16)} goes through entry ${index} of a table: ${mend}`);
+  }
+  return spteOf(shadow.world, sp, index);
 }
 
 /** shadow_walk_next(): false when the entry leads to no table. @param spte the entry as it was read */
@@ -57,7 +71,7 @@ export function shadowWalkNext(shadow: ShadowMmu, walk: ShadowWalk, spte: U64): 
   if (walk.level === PG_LEVEL_4K || !isShadowPresentPte(spte) || isLargePte(spte)) return false;
   walk.sp = shadow.pages.ofFrame(spteToPfn(spte));
   walk.level--;
-  walk.sptep = spteOf(shadow.world, walk.sp, tableIndex(walk.frame, walk.level));
+  walk.sptep = entryFor(shadow, walk.sp, walk.frame, walk.level);
   return true;
 }
 

@@ -8,7 +8,7 @@
  * A root that a vCPU has is prepared and stays, invalid, until the vCPU lets it go. Stands for __kvm_mmu_prepare_zap_page(),
  * kvm_mmu_commit_zap_page(), kvm_mmu_zap_oldest_mmu_pages(), kvm_zap_obsolete_pages(), kvm_mmu_zap_all() of 6.12 and 7.2.
  */
-import { load, type Steps } from "../../engine/index.ts";
+import { load, type Steps, store } from "../../engine/index.ts";
 import {
   assertHeldWrite,
   listAdd,
@@ -20,9 +20,11 @@ import {
   writeLock,
   writeUnlock,
 } from "../../kernel/index.ts";
-import { ENTRIES_PER_TABLE, PG_LEVEL_4K } from "../../machine/index.ts";
+import { gfn, PG_LEVEL_4K } from "../../machine/index.ts";
+import type { KvmMemorySlot } from "../memslots.ts";
 import { isMmioSpte } from "../mmio-spte.ts";
 import { KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, kvmFlushRemoteTlbs, kvmMakeAllCpusRequest } from "../requests.ts";
+import { needsResched, yieldWriteLock } from "../resched.ts";
 import { isLastSpte, isShadowPresentPte, spteToPfn } from "../spte.ts";
 import { freeShadowPages } from "./free-designs.ts";
 import { unaccountShadowNxHugePage } from "./nx-pages.ts";
@@ -74,7 +76,7 @@ export function* prepareZapPage(shadow: ShadowMmu, sp: ShadowPage, list: Invalid
   shadow.emit({ name: "kvm_mmu_prepare_zap_page", sp: shadowSpText(sp) });
   shadow.count("mmu_shadow_zapped", 1);
   let pages = yield* mmuZapUnsyncChildren(shadow, sp, list);
-  for (let i = 0; i < ENTRIES_PER_TABLE; i++) yield* mmuPageZapPte(shadow, sp, spteOf(shadow.world, sp, i));
+  for (let i = 0; i < shadow.entriesEnd; i++) yield* mmuPageZapPte(shadow, sp, spteOf(shadow.world, sp, i));
   yield* unlinkParents(shadow, sp);
   const listUnstable = pages > 0;
   const wasInvalid = shadow.isInvalid(sp);
@@ -91,7 +93,8 @@ export function* prepareZapPage(shadow: ShadowMmu, sp: ShadowPage, list: Invalid
     zappedRoot = !shadow.isObsolete(sp);
   }
   if (sp.nx_huge_page_disallowed.value !== 0) unaccountShadowNxHugePage(shadow, sp);
-  sp.role.value |= shadow.roles.invalid;
+  // Marked, since is_obsolete_root() looks without mmu_lock; in Linux neither is.
+  yield* store(sp.role, (sp.role.value | shadow.roles.invalid) >>> 0);
   // After it is invalid: who takes the request must find it so.
   if (zappedRoot) yield* kvmMakeAllCpusRequest(shadow.vm, KVM_REQ_MMU_FREE_OBSOLETE_ROOTS);
   return { pages, listUnstable };
@@ -106,7 +109,7 @@ function* mmuZapUnsyncChildren(shadow: ShadowMmu, parent: ShadowPage, list: Inva
     if (walk === null) return zapped;
     for (const { sp, parents } of unsyncPagesIn(walk)) {
       yield* prepareZapPage(shadow, sp, list);
-      mmuPagesClearParents(parents);
+      yield* mmuPagesClearParents(parents);
       zapped++;
     }
   }
@@ -231,21 +234,50 @@ export function* adjustMmuPages(shadow: ShadowMmu): Steps<void> {
 // --- all of them -----------------------------------------------------------------------------------------------------
 
 /**
- * kvm_zap_obsolete_pages(): from the oldest on, up to the first page of the new generation. It would let others have the lock after every ten pages; here it
- * does so only where the variant says that somebody waits.
+ * kvm_zap_obsolete_pages(): from the oldest on, up to the first page of the new generation. After every ten pages others may have the lock; what is unlinked
+ * by then is found by nobody, and is not flushed yet: no vCPU is in the guest with a root of the old generation.
  */
 export function* zapObsoletePages(shadow: ShadowMmu): Steps<void> {
+  const { kvm } = shadow;
   const list: InvalidList = [];
+  let batch = 0;
   for (let again = true; again; ) {
     again = false;
     for (const link of listEntriesReverse(shadow.world, shadow.activeMmuPages)) {
       const sp = shadow.pages.ofLink(link);
       if (!shadow.isObsolete(sp)) break;
-      again = (yield* prepareZapPage(shadow, sp, list)).listUnstable;
+      if (kvm.variants.yields && batch >= kvm.variants.zapBatch && (yield* needsResched(kvm))) {
+        yield* yieldWriteLock(kvm);
+        batch = 0;
+        again = true;
+        break;
+      }
+      const { pages, listUnstable } = yield* prepareZapPage(shadow, sp, list);
+      batch += pages;
+      again = listUnstable;
       if (again) break;
     }
   }
   yield* commitZapPage(shadow, list);
+}
+
+/**
+ * kvm_mmu_zap_memslot_pages_and_flush(): what shadows tables in the slot goes, since the counts of that are the slot's and go with it.
+ * @param flush something else was zapped, and is not flushed yet
+ */
+export function* kvmMmuZapMemslotPagesAndFlush(shadow: ShadowMmu, slot: KvmMemorySlot, flush: boolean): Steps<void> {
+  const { kvm } = shadow;
+  const first = slot.base_gfn.value;
+  const list: InvalidList = [];
+  let pending = flush;
+  for (let n = 0; n < slot.npages.value; n++) {
+    for (const sp of shadow.validPagesOf(gfn(first + n))) yield* prepareZapPage(shadow, sp, list);
+    if (!kvm.variants.yields || !(yield* needsResched(kvm))) continue;
+    yield* remoteFlushOrZap(shadow, list, pending);
+    pending = false;
+    yield* yieldWriteLock(kvm);
+  }
+  yield* remoteFlushOrZap(shadow, list, pending);
 }
 
 /** kvm_mmu_zap_all(), its shadow pages: the VM goes away. Newest first. */
