@@ -170,7 +170,7 @@ function* putRootPage(shadow: ShadowMmu, sp: ShadowPage, list: InvalidList): Ste
 }
 
 /** is_obsolete_root(). A PAE root is judged by nobody but its pages: any that is gone makes it obsolete. */
-function* isObsoleteRoot(vcpu: Vcpu, shadow: ShadowMmu, root: RootCells): Steps<boolean> {
+function* isObsolete(vcpu: Vcpu, shadow: ShadowMmu, root: RootCells): Steps<boolean> {
   const hpa = root.hpa.value;
   if (hpa === INVALID_ROOT) return false;
   const sp = shadow.pages.ofRoot(hpa);
@@ -190,7 +190,7 @@ export function isObsoleteShadowRoot(vcpu: Vcpu, shadow: ShadowMmu): boolean {
 /** kvm_mmu_free_obsolete_roots() */
 export function* kvmShadowMmuFreeObsoleteRoots(vcpu: Vcpu, shadow: ShadowMmu): Steps<void> {
   const obsolete: RootCells[] = [];
-  for (const root of allRootsOf(vcpu)) if (yield* isObsoleteRoot(vcpu, shadow, root)) obsolete.push(root);
+  for (const root of allRootsOf(vcpu)) if (yield* isObsolete(vcpu, shadow, root)) obsolete.push(root);
   yield* kvmShadowMmuFreeRoots(vcpu, shadow, obsolete);
 }
 
