@@ -50,6 +50,7 @@ export {
   type NotifierRange,
   notifyEnd,
   notifyStart,
+  notifyStartNonblock,
 } from "./mm/notifier.ts";
 export { allowFrame, PageFrames, putPage, revokeFrame, tryGetPage } from "./mm/page.ts";
 export { getUser, putUser, tryCmpxchgUser, type UserAccessSize } from "./mm/user-access.ts";
@@ -65,7 +66,7 @@ export {
   VM_SHARED,
   vmaAt,
 } from "./mm/vma.ts";
-export { EINVAL, invalidateRange, madviseDontneed, mmapFixed, munmap, zapRange } from "./mm/zap.ts";
+export { EINVAL, invalidateRange, madviseDontneed, mmapFixed, munmap, oomReapRange, zapRange } from "./mm/zap.ts";
 export { preemptDisable, preemptEnable, preemptionPoint, runOn } from "./preempt.ts";
 export {
   callRcu,

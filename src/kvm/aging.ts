@@ -12,7 +12,7 @@
  * look unused; but W may not outlive the change that takes MMU-W away, and whoever does that flushes.
  * Stands for kvm_age_gfn(), kvm_test_age_gfn() of mmu.c and their part in tdp_mmu.c, of 6.12 and 7.2.
  */
-import { clearU64, compareExchange, exchange, type Steps, sameU64, store } from "../engine/index.ts";
+import { clearU64, compareExchange, exchange, fetchAnd, type Steps, sameU64, store, u64 } from "../engine/index.ts";
 import { assertHeldWrite, rcuReadLock, rcuReadUnlock } from "../kernel/index.ts";
 import { type Gfn, PG_LEVEL_4K } from "../machine/index.ts";
 import type { KvmMmuPage } from "./mmu-page.ts";
@@ -104,6 +104,11 @@ function* kvmTdpMmuAgeSpte(tdp: TdpMmu, iter: TdpIter): Steps<void> {
   const newSpte = spteAdEnabled(layout, oldSpte)
     ? clearU64(oldSpte, layout.accessed)
     : markSpteForAccessTrack(layout, oldSpte);
+  if (spteAdEnabled(layout, oldSpte) && tdp.kvm.lacks("aging-clobbers-frozen-spte")) {
+    yield* fetchAnd(sptep, u64(~layout.accessed.hi, ~layout.accessed.lo));
+    reportAged(tdp, iter, newSpte);
+    return;
+  }
   const found = yield* compareExchange(sptep, oldSpte, newSpte);
   if (sameU64(found, oldSpte)) reportAged(tdp, iter, newSpte);
 }

@@ -130,7 +130,8 @@ export function* kvmMmuSlotApplyFlags(vm: Vm, update: MemslotUpdate): Steps<void
   }
   if (manualProtectAndInitSet(kvm)) return;
   if (kvm.params.eagerPageSplit) yield* vm.ops.splitSlot(slot);
-  yield* vm.ops.wrprotSlot(slot);
+  const changed = yield* vm.ops.wrprotSlot(slot);
+  if (!changed && kvm.lacks("dirty-log-enable-skips-flush")) return;
   // Also when nothing was changed here: a fault may have taken W away, or found it taken away, before the flush that it relies on.
   yield* flushRemoteTlbs(kvm);
 }

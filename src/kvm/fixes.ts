@@ -97,11 +97,76 @@ export const FIXES = {
     commit: "ee3d1570b586",
     without: "the memslots have their final generation as soon as they are published",
   },
+  "tdp-plain-write-loses-dirty": {
+    bug: "T02",
+    commit: "ba3a6120a4e7",
+    without: "an entry of the TDP MMU is stored plainly, and what was read before counts as its old value",
+  },
+  "aging-clobbers-frozen-spte": {
+    bug: "T08",
+    commit: "3d679b7cb31f",
+    without: "aging takes A away by a locked and, whatever stands there by now",
+  },
+  "nx-list-add-after-zap": {
+    bug: "T09",
+    commit: "21a36ac6b6c7",
+    without: "a table is listed for NX recovery although it may have been unlinked meanwhile",
+  },
+  "notifier-start-without-end": {
+    bug: "T15",
+    commit: "c2655835fd8c",
+    without: "when one user of a range cannot begin without sleeping, those that have begun are not told",
+  },
+  "dirty-log-enable-skips-flush": {
+    bug: "T21",
+    commit: "b64d740ea7dd",
+    without: "when logging begins, TLBs are flushed only if an entry has lost W",
+  },
+  "yield-drops-flush-of-previous-root": {
+    bug: "T22",
+    commit: "a835429cda91",
+    without: "the flush that is due is known for each root by itself",
+  },
+  "nx-recovery-forgets-tdp-flush": {
+    bug: "T23",
+    commit: "048f49809c52",
+    without: "NX recovery does not flush for tables of the TDP MMU",
+  },
+  "tdp-iter-skips-after-yield": {
+    bug: "T24",
+    commit: "3a0f64de479c",
+    without: "a walk starts again as soon as it has the lock again, and then steps on",
+  },
+  "two-wrprot-walkers-livelock": {
+    bug: "T25",
+    commit: "ed5e484b79e8",
+    without: "a walk drops the lock whenever it is asked to, and starts again where the range begins",
+  },
+  "prefault-deadlocks-memslot-update": {
+    bug: "T31",
+    commit: "3ccbf6f47098",
+    without: "a pre-fault that finds an invalid memslot tries again, inside its SRCU section",
+  },
+  "prefault-on-obsolete-root": {
+    bug: "T55",
+    commit: "20a6cff3b283",
+    without: "a pre-fault goes on with a root that was invalidated before it began",
+  },
+  "mmu-seq-sign-extension": {
+    bug: "T47",
+    commit: "ba6e3fe25543",
+    without: "the sequence goes through an int on its way to the comparison",
+  },
+  "frozen-counted-as-large": {
+    bug: "T54",
+    commit: "088acd235266",
+    without: "the statistics tell large pages by bit 7 alone, which a frozen entry has too",
+  },
 } as const satisfies Readonly<Record<string, Fix>>;
 
 export type FixName = keyof typeof FIXES;
 
 /** Ids that nobody has looked up. */
-export const REMEMBERED: ReadonlySet<string> = new Set<string>();
+export const REMEMBERED: ReadonlySet<string> = new Set(["20a6cff3b283", "b64d740ea7dd", "088acd235266"]);
 
 export const NOTHING_UNDONE: ReadonlySet<FixName> = new Set();

@@ -50,7 +50,8 @@ export interface MmuOps {
   prepareSlot(slot: KvmMemorySlot): void;
   /** Dirty logging of a whole slot begins: huge pages are split, W goes; or it ends: huge pages come back. They take mmu_lock themselves. */
   splitSlot(slot: KvmMemorySlot): Steps<void>;
-  wrprotSlot(slot: KvmMemorySlot): Steps<void>;
+  /** True when an entry has lost W. */
+  wrprotSlot(slot: KvmMemorySlot): Steps<boolean>;
   recoverHugePages(slot: KvmMemorySlot): Steps<void>;
   /** Part of a slot, with mmu_lock held for write: frames from `first` on that have a bit in the mask lose W; huge pages are split, or lose it. */
   wrprotMasked(slot: KvmMemorySlot, first: Gfn, mask: U64): Steps<void>;

@@ -20,7 +20,7 @@ export const INVALID_ROOT = 0;
 export function* kvmMmuLoad(vcpu: Vcpu): Steps<void> {
   const { kvm, tdp } = vcpu.vm;
   yield* readLock(kvm.mmuLock);
-  const root: KvmMmuPage = yield* kvmTdpMmuAllocRoot(tdp);
+  const root: KvmMmuPage = yield* kvmTdpMmuAllocRoot(tdp, vcpu.guestMode);
   yield* readUnlock(kvm.mmuLock);
   vcpu.rootHpa.value = rootHpa(root);
 }

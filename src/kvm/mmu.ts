@@ -168,6 +168,8 @@ export function* kvmMmuFaultinPfn(vcpu: Vcpu, fault: KvmPageFault, access: numbe
   if (kvm.lacks("invalid-slot-treated-as-mmio") && isInvalidSlot(fault.slot)) fault.slot = null;
   const { slot } = fault;
   if (slot === null) return yield* kvmHandleNoslotFault(vcpu, fault, access);
+  // -EAGAIN: an update of the memslots waits for who asks ahead of use, and so it may not go on asking.
+  if (fault.prefetch && isInvalidSlot(slot) && !kvm.lacks("prefault-deadlocks-memslot-update")) return "error";
   if ((slot.flags.value & KVM_MEMSLOT_INVALID) !== 0) return "retry";
   // Two looks without the lock, only to spare taking it in vain.
   if (yield* mmuInvalidateRetryGfnUnsafe(kvm, fault.mmuSeq, fault.gfn)) return "retry";
@@ -210,5 +212,6 @@ function isPageFaultStale(vcpu: Vcpu, fault: KvmPageFault): boolean {
 
 /** The part of it that concerns the frame. */
 export function isFrameStale(kvm: Kvm, fault: KvmPageFault): boolean {
-  return fault.slot !== null && mmuInvalidateRetryGfn(kvm, fault.mmuSeq, fault.gfn);
+  const seq = kvm.lacks("mmu-seq-sign-extension") ? fault.mmuSeq | 0 : fault.mmuSeq;
+  return fault.slot !== null && mmuInvalidateRetryGfn(kvm, seq, fault.gfn);
 }

@@ -94,7 +94,7 @@ export function* kvmRecoverNxHugePages(tdp: TdpMmu): Steps<void> {
   for (let left = yield* pagesToZap(tdp); left > 0; left--) {
     const recovered = shared ? yield* recoverShared(tdp) : yield* recoverExclusively(tdp);
     if (recovered === null) break;
-    if (recovered) flush = true;
+    if (recovered && !kvm.lacks("nx-recovery-forgets-tdp-flush")) flush = true;
   }
   if (flush && kvm.arch !== null) yield* kvm.arch.flushRemoteTlbs();
   yield* rcuReadUnlock(rcu);

@@ -55,6 +55,7 @@ export function roleLayout(kernel: KernelVersion): RoleLayout {
 }
 
 const DIRECT = 1 << 7;
+export const ROLE_GUEST_MODE = 1 << 17;
 const ACCESS_SHIFT = 8;
 
 /** kvm_calc_tdp_mmu_root_page_role() */

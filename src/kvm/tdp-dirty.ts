@@ -10,7 +10,7 @@
  * or in the next one.
  * Stands for wrprot_gfn_range(), clear_dirty_gfn_range(), clear_dirty_pt_masked(), write_protect_gfn() of tdp_mmu.c in 6.12 and 7.2.
  */
-import { clearU64, fetchAnd, orU64, type Steps, sameU64, store, testU64, type U64, u64 } from "../engine/index.ts";
+import { clearU64, fetchAnd, orU64, type Steps, sameU64, startLoop, store, testU64, type U64, u64 } from "../engine/index.ts";
 import { assertHeldRead, assertHeldWrite, rcuReadLock, rcuReadUnlock } from "../kernel/index.ts";
 import { type Gfn, PG_LEVEL_4K, PT_WRITABLE_MASK } from "../machine/index.ts";
 import type { KvmMemorySlot } from "./memslots.ts";
@@ -22,40 +22,55 @@ import { allRoots, isInvalidRoot, tdpMmuNextRoot } from "./tdp-roots.ts";
 import { tdpMmuIterCondResched } from "./tdp-zap.ts";
 
 /** kvm_tdp_mmu_wrprot_slot(): takes W from the slot's leaves of a level and above. */
-export function kvmTdpMmuWrprotSlot(tdp: TdpMmu, slot: KvmMemorySlot, minLevel: number): Steps<void> {
+export function kvmTdpMmuWrprotSlot(tdp: TdpMmu, slot: KvmMemorySlot, minLevel: number): Steps<boolean> {
   return clearInSlot(tdp, slot, minLevel, PT_WRITABLE_MASK);
 }
 
 /** kvm_tdp_mmu_clear_dirty_slot(): takes D from the slot's 4K leaves, for a CPU that logs the frames itself. */
-export function kvmTdpMmuClearDirtySlot(tdp: TdpMmu, slot: KvmMemorySlot): Steps<void> {
+export function kvmTdpMmuClearDirtySlot(tdp: TdpMmu, slot: KvmMemorySlot): Steps<boolean> {
   return clearInSlot(tdp, slot, PG_LEVEL_4K, tdp.layout.dirty);
 }
 
-function* clearInSlot(tdp: TdpMmu, slot: KvmMemorySlot, minLevel: number, bits: U64): Steps<void> {
+/** True when an entry had one of the bits. */
+function* clearInSlot(tdp: TdpMmu, slot: KvmMemorySlot, minLevel: number, bits: U64): Steps<boolean> {
   assertHeldRead(tdp.kvm.mmuLock);
+  let changed = false;
   let root = yield* tdpMmuNextRoot(tdp, null);
   while (root !== null) {
-    if (!isInvalidRoot(tdp, root)) yield* clearInRoot(tdp, root, slot, minLevel, bits);
+    if (!isInvalidRoot(tdp, root) && (yield* clearInRoot(tdp, root, slot, minLevel, bits))) changed = true;
     root = yield* tdpMmuNextRoot(tdp, root);
   }
+  return changed;
 }
 
 /** wrprot_gfn_range(), clear_dirty_gfn_range() */
-function* clearInRoot(tdp: TdpMmu, root: KvmMmuPage, slot: KvmMemorySlot, minLevel: number, bits: U64): Steps<void> {
+function* clearInRoot(
+  tdp: TdpMmu,
+  root: KvmMmuPage,
+  slot: KvmMemorySlot,
+  minLevel: number,
+  bits: U64,
+): Steps<boolean> {
+  let changed = false;
   const start = slot.base_gfn.value as Gfn;
   const end = Math.min(start + slot.npages.value, tdp.gfnEnd) as Gfn;
   yield* rcuReadLock(tdp.kvm.kernel.rcu);
   const iter = yield* tdpIterStart(tdp.world, root, minLevel, start, end);
+  const again = startLoop(tdp.world);
   for (; iter.valid; yield* tdpIterNext(iter)) {
+    if (tdp.world.comparesStates) again(changed ? 1 : 0, ...iter.position());
     for (;;) {
       if (tdp.kvm.variants.yields && (yield* tdpMmuIterCondResched(tdp, iter, { flush: false, shared: true }))) break;
       if (!isShadowPresentPte(iter.oldSpte) || !isLastSpte(iter.oldSpte, iter.level)) break;
       if (!testU64(iter.oldSpte, bits)) break;
       // Somebody else has changed the entry: look at what it is now.
-      if (yield* tdpMmuSetSpteAtomic(tdp, iter, clearU64(iter.oldSpte, bits))) break;
+      if (!(yield* tdpMmuSetSpteAtomic(tdp, iter, clearU64(iter.oldSpte, bits)))) continue;
+      changed = true;
+      break;
     }
   }
   yield* rcuReadUnlock(tdp.kvm.kernel.rcu);
+  return changed;
 }
 
 /** kvm_tdp_mmu_clear_dirty_pt_masked(): of the 64 frames from `first` on, those in the mask. @param wrprot take W, not D */
@@ -100,7 +115,7 @@ function* clearDirtyPtMasked(tdp: TdpMmu, root: KvmMmuPage, first: Gfn, mask: U6
 /** tdp_mmu_clear_spte_bits(), and its trace: other bits that change at the same moment are kept. */
 export function* tdpMmuClearSpteBits(tdp: TdpMmu, iter: TdpIter, bits: U64): Steps<void> {
   const { sptep, level, gfn } = iter;
-  if (spteHasVolatileBits(tdp.layout, iter.oldSpte)) {
+  if (spteHasVolatileBits(tdp.layout, iter.oldSpte) && !tdp.kvm.lacks("tdp-plain-write-loses-dirty")) {
     iter.oldSpte = yield* fetchAnd(sptep, u64(~bits.hi, ~bits.lo));
   } else {
     yield* store(sptep, clearU64(iter.oldSpte, bits));

@@ -15,6 +15,7 @@ export class TdpIter {
   readonly root: KvmMmuPage;
   readonly rootLevel: number;
   readonly minLevel: number;
+  readonly start: Gfn;
   /** First frame after the range. */
   readonly end: Gfn;
   readonly asId = 0;
@@ -36,10 +37,18 @@ export class TdpIter {
     this.root = root;
     this.rootLevel = spLevel(root);
     this.minLevel = minLevel;
+    this.start = start;
     this.end = end;
     this.nextLastLevelGfn = start;
     this.yieldedGfn = start;
     this.gfn = spGfn(root);
+  }
+
+  /** All that the rest of the walk depends on, besides what it reads. */
+  position(): number[] {
+    const { level, gfn, nextLastLevelGfn, yieldedGfn, oldSpte, yielded } = this;
+    const path = this.ptPath.slice(level);
+    return [level, gfn, nextLastLevelGfn, yieldedGfn, oldSpte.hi, oldSpte.lo, yielded ? 1 : 0, ...path];
   }
 
   /** The entry's address. */
@@ -65,7 +74,7 @@ export function* tdpIterStart(world: World, root: KvmMmuPage, minLevel: number, 
 }
 
 /** tdp_iter_restart(): again from the root, towards the same frame. */
-function* tdpIterRestart(iter: TdpIter): Steps<void> {
+export function* tdpIterRestart(iter: TdpIter): Steps<void> {
   iter.yielded = false;
   iter.yieldedGfn = iter.nextLastLevelGfn;
   iter.level = iter.rootLevel;

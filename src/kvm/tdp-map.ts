@@ -82,7 +82,8 @@ function* putTable(tdp: TdpMmu, fault: KvmPageFault, iter: TdpIter): Steps<boole
 function* accountNxHugePage(tdp: TdpMmu, sp: KvmMmuPage): Steps<void> {
   yield* spinLock(tdp.tdpMmuPagesLock);
   // Whoever has unlinked the table meanwhile has taken the mark away.
-  if ((yield* load(sp.nx_huge_page_disallowed)) !== 0) yield* trackPossibleNxHugePage(tdp, sp);
+  const isUnlinked = (yield* load(sp.nx_huge_page_disallowed)) === 0;
+  if (!isUnlinked || tdp.kvm.lacks("nx-list-add-after-zap")) yield* trackPossibleNxHugePage(tdp, sp);
   yield* spinUnlock(tdp.tdpMmuPagesLock);
 }
 

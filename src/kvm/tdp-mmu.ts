@@ -43,6 +43,7 @@ import { childRole, type RoleLayout, roleLayout } from "./role.ts";
 import {
   checkSpteWritableInvariants,
   isFrozenSpte,
+  isLargePte,
   isLastSpte,
   isShadowPresentPte,
   makeNonleafSpte,
@@ -153,7 +154,8 @@ export function* tdpMmuSetSpte(
 /** kvm_tdp_mmu_write_spte(): fetches the old value in the same step if anybody may be changing it meanwhile. */
 function* kvmTdpMmuWriteSpte(tdp: TdpMmu, sptep: CellType<U64>, old: U64, newSpte: U64, level: number): Steps<U64> {
   const isLeaf = isShadowPresentPte(old) && isLastSpte(old, level);
-  if (isLeaf && spteHasVolatileBits(tdp.layout, old)) return yield* exchange(sptep, newSpte);
+  const isAtomic = isLeaf && spteHasVolatileBits(tdp.layout, old) && !tdp.kvm.lacks("tdp-plain-write-loses-dirty");
+  if (isAtomic) return yield* exchange(sptep, newSpte);
   yield* store(sptep, newSpte);
   return old;
 }
@@ -186,7 +188,9 @@ export function* handleChangedSpte(tdp: TdpMmu, change: ChangedSpte): Steps<void
     tdp.world.clock?.spend("zap a leaf");
     if (tdp.kvm.variants.writesBack) yield* kvmSetPfnAccessed(tdp, spteToPfn(oldSpte));
   }
-  if (isLeaf !== wasLeaf) tdp.count(pagesStat(level), isLeaf ? 1 : -1);
+  const hasPresence = level === PG_LEVEL_4K || !tdp.kvm.lacks("frozen-counted-as-large");
+  const counted = hasPresence ? isLeaf : isLargePte(newSpte);
+  if (counted !== (hasPresence ? wasLeaf : isLargePte(oldSpte))) tdp.count(pagesStat(level), counted ? 1 : -1);
   if (removesTable) yield* handleRemovedPt(tdp, spteToPfn(oldSpte) * PAGE_SIZE, change.shared);
   if (reportLast) reportChange(tdp, change);
 }

@@ -61,16 +61,17 @@ function rangeOf(slot: KvmMemorySlot, limit: number): GfnRange {
   return { start, end: Math.min(start + slot.npages.value, limit) as Gfn };
 }
 
-function* forRead(vm: Vm, body: () => Steps<unknown>): Steps<void> {
+function* forRead<T>(vm: Vm, body: () => Steps<T>): Steps<T> {
   yield* readLock(vm.kvm.mmuLock);
-  yield* body();
+  const result = yield* body();
   yield* readUnlock(vm.kvm.mmuLock);
+  return result;
 }
 
-function* wrprotSlot({ kvm, tdp }: Vm, slot: KvmMemorySlot): Steps<void> {
-  if (kvm.variants.pml) yield* kvmTdpMmuClearDirtySlot(tdp, slot);
+function* wrprotSlot({ kvm, tdp }: Vm, slot: KvmMemorySlot): Steps<boolean> {
+  const losesDirty = kvm.variants.pml && (yield* kvmTdpMmuClearDirtySlot(tdp, slot));
   // Huge pages are split when they are written, also where the CPU logs.
-  yield* kvmTdpMmuWrprotSlot(tdp, slot, kvm.variants.pml ? PG_LEVEL_2M : PG_LEVEL_4K);
+  return (yield* kvmTdpMmuWrprotSlot(tdp, slot, kvm.variants.pml ? PG_LEVEL_2M : PG_LEVEL_4K)) || losesDirty;
 }
 
 export function tdpOps(vm: Vm): MmuOps {

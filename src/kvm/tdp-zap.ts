@@ -26,7 +26,7 @@ import { type Gfn, gfn, PG_LEVEL_1G, PG_LEVEL_2M, PG_LEVEL_4K } from "../machine
 import { type KvmMmuPage, spLevel } from "./mmu-page.ts";
 import { needsResched } from "./resched.ts";
 import { isLastSpte, isShadowPresentPte } from "./spte.ts";
-import { type TdpIter, tdpIterNext, tdpIterStart } from "./tdp-iter.ts";
+import { type TdpIter, tdpIterNext, tdpIterRestart, tdpIterStart } from "./tdp-iter.ts";
 import { type TdpMmu, tdpMmuIterSetSpte, tdpMmuSetSpteAtomic } from "./tdp-mmu.ts";
 import { allRoots, isInvalidRoot, kvmTdpMmuPutRoot, tdpMmuNextRoot } from "./tdp-roots.ts";
 import type { RootZap } from "./variants.ts";
@@ -43,7 +43,8 @@ export function* tdpMmuIterCondResched(tdp: TdpMmu, iter: TdpIter, { flush, shar
   const { kvm } = tdp;
   if (!kvm.variants.yields) return false;
   // Not twice at one place, or the walk would never end.
-  if (iter.nextLastLevelGfn === iter.yieldedGfn) return false;
+  const startsOver = kvm.lacks("two-wrprot-walkers-livelock");
+  if (iter.nextLastLevelGfn === iter.yieldedGfn && !startsOver) return false;
   if (!(yield* needsResched(kvm))) return false;
   if (flush && kvm.arch !== null) yield* kvm.arch.flushRemoteTlbs();
   yield* rcuReadUnlock(kvm.kernel.rcu);
@@ -56,6 +57,11 @@ export function* tdpMmuIterCondResched(tdp: TdpMmu, iter: TdpIter, { flush, shar
   }
   kvm.world.clock?.rescheduled();
   yield* rcuReadLock(kvm.kernel.rcu);
+  if (startsOver) iter.nextLastLevelGfn = iter.start;
+  if (kvm.lacks("tdp-iter-skips-after-yield")) {
+    yield* tdpIterRestart(iter);
+    return true;
+  }
   iter.yielded = true;
   return true;
 }
@@ -73,9 +79,11 @@ export function* kvmTdpMmuZapLeafs(tdp: TdpMmu, start: Gfn, end: Gfn, flush: boo
     for (const root of yield* allRoots(tdp)) pending = yield* tdpMmuZapLeafs(tdp, root, start, end, pending);
     return pending;
   }
+  const handsOn = !tdp.kvm.lacks("yield-drops-flush-of-previous-root");
   let root = yield* tdpMmuNextRoot(tdp, null);
   while (root !== null) {
-    pending = yield* tdpMmuZapLeafs(tdp, root, start, end, pending);
+    const zapped = yield* tdpMmuZapLeafs(tdp, root, start, end, handsOn && pending);
+    pending = zapped || (pending && !handsOn);
     root = yield* tdpMmuNextRoot(tdp, root);
   }
   return pending;

@@ -85,6 +85,11 @@ export class Vcpu {
   guest: GuestCpu;
   /** What the VMM has to do before the vCPU can go on. */
   mmio: PendingMmio | null = null;
+  /**
+   * is_guest_mode(): it runs a guest of its guest, on the tables of its guest, so on a root of its own over the same memory. What else nested guests need
+   * is not modelled.
+   */
+  guestMode = false;
   /** vcpu->arch.exception */
   exception: QueuedException | null = null;
 

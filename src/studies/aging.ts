@@ -22,7 +22,7 @@ import { hostPage, type TdpScene, type TdpSceneOptions, tdpScene } from "./tdp-s
 /** The mark that the ager leaves in page 0: an access that reads it came after the clear. */
 const MARK = 7;
 
-function* clearYoung({ mm }: TdpScene, flush: boolean): Steps<boolean> {
+export function* clearYoung({ mm }: TdpScene, flush: boolean): Steps<boolean> {
   let young = false;
   for (const ops of mm.notifiers) {
     const [start, end] = [hostPage(0), hostPage(1)];

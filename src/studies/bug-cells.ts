@@ -10,6 +10,7 @@ import { type MemoryModel, type Program, type Strategy, UsageError } from "../en
 import { FIXES, type FixName } from "../kvm/fixes.ts";
 import type { KvmVariants } from "../kvm/variants.ts";
 import { cell, type Study, type StudyCell, study } from "./study.ts";
+import { type TdpSceneOptions, tdpScene } from "./tdp-scene.ts";
 
 /** What comes of a scenario without a fix. */
 export interface Without {
@@ -32,6 +33,17 @@ export interface BugScenario {
   /** @param variants what the scene has to hand on to the VM */
   readonly program: (variants: Pick<KvmVariants, "undone">) => Program;
   readonly without: Partial<Readonly<Record<FixName, Without>>>;
+}
+
+/** A scenario of the TDP MMU. */
+export function onTdp(
+  scenario: string,
+  options: TdpSceneOptions,
+): Pick<BugScenario, "scenario"> & Pick<BugScenario, "program"> {
+  return {
+    scenario,
+    program: ({ undone }) => tdpScene(`bugs ${scenario}`, { ...options, variants: { ...options.variants, undone } }),
+  };
 }
 
 const FIXED = "fixed";

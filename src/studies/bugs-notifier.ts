@@ -9,10 +9,10 @@ import { kvmSetMemoryRegion } from "../kvm/memory-region.ts";
 import { kvmArchVcpuIoctlRun, type RunResult } from "../kvm/vcpu.ts";
 import { type GuestInstruction, gfn, touch } from "../machine/index.ts";
 import { tdpRootsProblem } from "../oracle/tdp-roots.ts";
-import { type BugScenario, bugStudy } from "./bug-cells.ts";
+import { type BugScenario, bugStudy, onTdp } from "./bug-cells.ts";
 import { deleteAndUnmap, deleteSlot } from "./memslot-delete.ts";
 import { zapAllFast } from "./root-invalidate.ts";
-import { hostPage, runGuest, type TdpScene, type TdpSceneOptions, tdpScene } from "./tdp-scene.ts";
+import { hostPage, runGuest, type TdpScene } from "./tdp-scene.ts";
 
 const write0 = touch(0, "write");
 const read0 = touch(0, "read");
@@ -50,14 +50,9 @@ function* touchBeforeAndAfter(scene: TdpScene): Steps<RunResult> {
   return yield* kvmArchVcpuIoctlRun(vcpu, [touch(NEW, "read")]);
 }
 
-const scene = (name: string, options: TdpSceneOptions): Pick<BugScenario, "scenario" | "program"> => ({
-  scenario: name,
-  program: ({ undone }) => tdpScene(`bugs ${name}`, { ...options, variants: { ...options.variants, undone } }),
-});
-
 const SCENARIOS: readonly BugScenario[] = [
   {
-    ...scene("unmap", {
+    ...onTdp("unmap", {
       frames: FRAMES,
       variants: { gfnEnd: FRAMES },
       guests: [[write0, read0]],
@@ -77,7 +72,7 @@ const SCENARIOS: readonly BugScenario[] = [
     },
   },
   {
-    ...scene("root", {
+    ...onTdp("root", {
       frames: FRAMES,
       variants: { gfnEnd: FRAMES },
       guests: [[write0]],
@@ -95,7 +90,7 @@ const SCENARIOS: readonly BugScenario[] = [
     },
   },
   {
-    ...scene("invalid-slot", {
+    ...onTdp("invalid-slot", {
       frames: FRAMES,
       variants: { gfnEnd: FRAMES, slotZapAll: false },
       guests: [[read0]],
@@ -118,7 +113,7 @@ const SCENARIOS: readonly BugScenario[] = [
     },
   },
   {
-    ...scene("swap", {
+    ...onTdp("swap", {
       frames: FRAMES,
       variants: { gfnEnd: FRAMES, slotZapAll: false },
       guests: [[]],
@@ -136,7 +131,7 @@ const SCENARIOS: readonly BugScenario[] = [
     },
   },
   {
-    ...scene("new-slot", {
+    ...onTdp("new-slot", {
       frames: FRAMES,
       variants: { gfnEnd: NEW + 1 },
       guests: [[read0]],

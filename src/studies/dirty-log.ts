@@ -20,7 +20,7 @@ import { cell, type StudyCell, study } from "./study.ts";
 import { hostPage, type TdpScene, type TdpSceneOptions, tdpScene } from "./tdp-scene.ts";
 
 /** A write of a value to the first word of a frame. */
-function write(frame: number, value: number): GuestInstruction {
+export function write(frame: number, value: number): GuestInstruction {
   const instruction = touch(frame, "write");
   if (instruction.action.kind !== "access") return instruction;
   return { ...instruction, action: { ...instruction.action, value: { hi: 0, lo: value } } };
@@ -33,7 +33,7 @@ function slotOf({ vm }: TdpScene): KvmMemorySlot {
 }
 
 /** The log is fetched, and what it names is copied. */
-function* fetchAndCopy(scene: TdpScene): Steps<Copies> {
+export function* fetchAndCopy(scene: TdpScene): Steps<Copies> {
   const log = yield* kvmGetDirtyLog(scene.vm, 0);
   if (typeof log === "number") return {};
   return yield* copyFrames(scene.vm, slotOf(scene), framesOf(log));
@@ -51,14 +51,14 @@ function* collectAndCopy(scene: TdpScene): Steps<Copies> {
 }
 
 /** Logging begins; then everything is copied. */
-function* beginAndCopy(scene: TdpScene): Steps<Copies> {
+export function* beginAndCopy(scene: TdpScene): Steps<Copies> {
   const region = { id: 0, baseGfn: gfn(0), npages: FRAMES, userspaceAddr: hostPage(0), flags: KVM_MEM_LOG_DIRTY_PAGES };
   yield* kvmSetMemoryRegion(scene.vm.kvm, region);
   return yield* copyFrames(scene.vm, slotOf(scene), [0]);
 }
 
 /** Everything was copied before; what is copied later replaces it. */
-function check(scene: TdpScene, results: Results): string | null {
+export function check(scene: TdpScene, results: Results): string | null {
   const later = results["vmm"] as Copies;
   return dirtyLogProblem(scene.vm, slotOf(scene), { 0: 1, ...later }) ?? tdpMappingsProblem(scene.vm.tdp);
 }

@@ -21,7 +21,7 @@ import { cell, type StudyCell, study } from "./study.ts";
 import { type TdpScene, type TdpSceneOptions, tdpScene } from "./tdp-scene.ts";
 
 /** A fetch of an instruction in a frame. */
-function execute(frame: number): GuestInstruction {
+export function execute(frame: number): GuestInstruction {
   return { rip: gva(frame * PAGE_SIZE), cpl: 0, action: { kind: "nothing" } };
 }
 
@@ -38,7 +38,7 @@ function setLogging(scene: TdpScene, on: boolean): void {
   if (on) kvmPrepareDirtyBitmap(scene.vm, { old: null, new: slot, change: "flags-only" });
 }
 
-function* applyLogging(scene: TdpScene): Steps<void> {
+export function* applyLogging(scene: TdpScene): Steps<void> {
   const slot = slotOf(scene);
   yield* kvmMmuSlotApplyFlags(scene.vm, { old: slot, new: slot, change: "flags-only" });
 }
@@ -54,7 +54,7 @@ function* fetchAndCopy(scene: TdpScene): Steps<Copies> {
   return typeof log === "number" ? {} : yield* copyFrames(scene.vm, slotOf(scene), framesOf(log));
 }
 
-function* run(vm: Vm, instructions: readonly GuestInstruction[]): Steps<void> {
+export function* run(vm: Vm, instructions: readonly GuestInstruction[]): Steps<void> {
   const vcpu = vm.vcpus[0] as Vm["vcpus"][number];
   vcpu.reset();
   yield* kvmArchVcpuIoctlRun(vcpu, instructions);
@@ -68,7 +68,7 @@ function* prepareSplit(scene: TdpScene): Steps<void> {
   setLogging(scene, false);
 }
 
-function checkMappings({ vm }: TdpScene): string | null {
+export function checkMappings({ vm }: TdpScene): string | null {
   return tdpMappingsProblem(vm.tdp);
 }
 
@@ -78,8 +78,8 @@ function checkCopies(scene: TdpScene, results: Results): string | null {
 }
 
 /** Frames beyond the first few do not exist for the guest, so that the tables of a 2M page are short. */
-const FRAMES_USED = 4;
-const HUGE = { frames: 512, hugePage: true, warm: [0], check: checkMappings } as const;
+export const FRAMES_USED = 4;
+export const HUGE = { frames: 512, hugePage: true, warm: [0], check: checkMappings } as const;
 
 const write = (frame: number): GuestInstruction => touch(frame, "write");
 

@@ -8,7 +8,8 @@ import type { Study, StudyCell } from "../../src/studies/study.ts";
 import { ROOT, read } from "../house/tree.ts";
 import { tableBelow } from "./markdown.ts";
 
-const BUGS = 54;
+/** 54 were collected; one more turned up while they were explored. */
+const BUGS = 55;
 const PAGE = "docs/bugs.md";
 const page = read(PAGE);
 const studies = await Promise.all(builtInIds().map(builtInStudy));

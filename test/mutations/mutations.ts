@@ -296,8 +296,8 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: "a table that was unlinked meanwhile is not listed for NX recovery",
     file: "kvm/tdp-map.ts",
-    find: "if ((yield* load(sp.nx_huge_page_disallowed)) !== 0) yield*",
-    replace: "if ((yield* load(sp.nx_huge_page_disallowed)) >= 0) yield*",
+    find: "if (!isUnlinked || tdp.kvm.lacks",
+    replace: "if (isUnlinked || !isUnlinked || tdp.kvm.lacks",
     study: "huge-pages",
     variant: "7.2",
     scenario: "nx-recover",

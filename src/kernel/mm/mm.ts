@@ -69,6 +69,8 @@ export class Mm {
   readonly pageTableLock: SpinLock;
   /** Registered before any thread runs; the list does not change. */
   readonly notifiers: MmuNotifierOps[] = [];
+  /** False: who was told of an invalidation that then did not begin is not told of its end (before c2655835fd8c). */
+  endsFailedStarts = true;
   /** When set, it sees each notification: for the conformance of runs. */
   onNotify: ((edge: "start" | "end", range: NotifierRange) => void) | null = null;
   /** The window of addresses that the page tables cover. */

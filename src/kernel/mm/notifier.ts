@@ -20,6 +20,8 @@ export interface NotifierRange {
 export interface MmuNotifierOps {
   invalidateRangeStart(range: NotifierRange): Steps<void>;
   invalidateRangeEnd(range: NotifierRange): Steps<void>;
+  /** Whether the start would have to sleep now; left out by users that never do. */
+  wouldSleep?(range: NotifierRange): boolean;
   /** Was the range used since the last call? Clears the marks; and flushes TLBs, where the architecture wants it. */
   clearFlushYoung(start: Hva, end: Hva): Steps<boolean>;
   /** The same without a flush. */
@@ -32,6 +34,23 @@ export interface MmuNotifierOps {
 export function* notifyStart(mm: Mm, range: NotifierRange): Steps<void> {
   mm.onNotify?.("start", range);
   for (const ops of mm.notifiers) yield* ops.invalidateRangeStart(range);
+}
+
+/**
+ * mmu_notifier_invalidate_range_start_nonblock(): false when a secondary user would have to sleep for it. Those that were told before are then told that
+ * it is over, since nobody else will.
+ */
+export function* notifyStartNonblock(mm: Mm, range: NotifierRange): Steps<boolean> {
+  const told: MmuNotifierOps[] = [];
+  for (const ops of mm.notifiers) {
+    if (ops.wouldSleep?.(range) === true) {
+      if (mm.endsFailedStarts) for (const each of told) yield* each.invalidateRangeEnd(range);
+      return false;
+    }
+    told.push(ops);
+    yield* ops.invalidateRangeStart(range);
+  }
+  return true;
 }
 
 /** mmu_notifier_invalidate_range_end() */

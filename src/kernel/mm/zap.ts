@@ -21,7 +21,7 @@ import {
   TABLE_ENTRY,
 } from "./entry.ts";
 import type { Mm } from "./mm.ts";
-import { MMU_NOTIFY_CLEAR, MMU_NOTIFY_UNMAP, type NotifierRange, notifyEnd, notifyStart } from "./notifier.ts";
+import { MMU_NOTIFY_CLEAR, MMU_NOTIFY_UNMAP, type NotifierRange, notifyEnd, notifyStart, notifyStartNonblock } from "./notifier.ts";
 import { PG_FILE, PG_KSM, putPage, revokeFrame } from "./page.ts";
 import { splitHugePmd } from "./split.ts";
 import {
@@ -105,6 +105,24 @@ export function* zapRange(
   what: ZapWhat = "all",
 ): Steps<void> {
   yield* notifyStart(mm, range);
+  yield* zapStarted(mm, range, because, started, what);
+}
+
+/** __oom_reap_task_mm(), of one range: the memory of a process that is to be killed goes, unless somebody would have to sleep for it; then false. */
+export function* oomReapRange(mm: Mm, range: NotifierRange): Steps<boolean> {
+  if (!(yield* notifyStartNonblock(mm, range))) return false;
+  yield* zapStarted(mm, range, "the OOM reaper", null, "all");
+  return true;
+}
+
+/** The rest, when start() has returned. */
+function* zapStarted(
+  mm: Mm,
+  range: NotifierRange,
+  because: string,
+  started: (() => Steps<void>) | null,
+  what: ZapWhat,
+): Steps<void> {
   if (what === "all") yield* revokeRange(mm, range, because);
   if (started !== null) yield* started();
   if (mm.hugePages) yield* splitAtEdges(mm, range);

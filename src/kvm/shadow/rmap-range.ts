@@ -69,11 +69,14 @@ function slotRange(slot: KvmMemorySlot): GfnRange {
 }
 
 /** kvm_mmu_slot_remove_write_access(). The caller flushes. */
-export function* wrprotSlotRmaps(shadow: ShadowMmu, slot: KvmMemorySlot): Steps<void> {
-  if (!hasRmaps(slot)) return;
+export function* wrprotSlotRmaps(shadow: ShadowMmu, slot: KvmMemorySlot): Steps<boolean> {
+  if (!hasRmaps(slot)) return false;
+  let flush = false;
   yield* writeLock(shadow.kvm.mmuLock);
-  for (const { head } of headsIn(shadow, slot, slotRange(slot))) yield* rmapWriteProtect(shadow, head, false);
+  for (const { head } of headsIn(shadow, slot, slotRange(slot)))
+    if (yield* rmapWriteProtect(shadow, head, false)) flush = true;
   yield* writeUnlock(shadow.kvm.mmuLock);
+  return flush;
 }
 
 /** kvm_mmu_zap_collapsible_sptes(), its reverse maps. An indirect page of level 4K stays: the guest itself maps 4K pages. */
