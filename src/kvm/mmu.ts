@@ -168,8 +168,7 @@ export function* kvmMmuFaultinPfn(vcpu: Vcpu, fault: KvmPageFault, access: numbe
   if (kvm.lacks("invalid-slot-treated-as-mmio") && isInvalidSlot(fault.slot)) fault.slot = null;
   const { slot } = fault;
   if (slot === null) return yield* kvmHandleNoslotFault(vcpu, fault, access);
-  // -EAGAIN: an update of the memslots waits for who asks ahead of use, and so it may not go on asking.
-  if (fault.prefetch && isInvalidSlot(slot) && !kvm.lacks("prefault-deadlocks-memslot-update")) return "error";
+  if (fault.prefetch && isInvalidSlot(slot) && mayGiveUp(kvm)) return "error";
   if ((slot.flags.value & KVM_MEMSLOT_INVALID) !== 0) return "retry";
   // Two looks without the lock, only to spare taking it in vain.
   if (yield* mmuInvalidateRetryGfnUnsafe(kvm, fault.mmuSeq, fault.gfn)) return "retry";
@@ -185,6 +184,11 @@ export function* kvmMmuFaultinPfn(vcpu: Vcpu, fault: KvmPageFault, access: numbe
     return "retry";
   }
   return "continue";
+}
+
+/** -EAGAIN, from 6.18 on: the update of the memslots waits for who asks ahead of use, and so that one may not go on asking. */
+function mayGiveUp(kvm: Kvm): boolean {
+  return kvm.variants.kernel === "7.2" && !kvm.lacks("prefault-deadlocks-memslot-update");
 }
 
 function isInvalidSlot(slot: KvmMemorySlot | null): boolean {

@@ -19,7 +19,7 @@ import type { Vcpu } from "./vcpu.ts";
  */
 function* kvmMmuReload(vcpu: Vcpu): Steps<void> {
   const { ops, kvm } = vcpu.vm;
-  const looksForObsolete = kvm.variants.kernel === "7.2";
+  const looksForObsolete = kvm.variants.kernel === "7.2" && !kvm.lacks("prefault-on-obsolete-root");
   if (looksForObsolete && (yield* kvmCheckRequest(vcpu, KVM_REQ_MMU_FREE_OBSOLETE_ROOTS))) {
     yield* ops.freeObsoleteRoots(vcpu);
   }

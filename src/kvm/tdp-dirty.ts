@@ -10,7 +10,18 @@
  * or in the next one.
  * Stands for wrprot_gfn_range(), clear_dirty_gfn_range(), clear_dirty_pt_masked(), write_protect_gfn() of tdp_mmu.c in 6.12 and 7.2.
  */
-import { clearU64, fetchAnd, orU64, type Steps, sameU64, startLoop, store, testU64, type U64, u64 } from "../engine/index.ts";
+import {
+  clearU64,
+  fetchAnd,
+  orU64,
+  type Steps,
+  sameU64,
+  startLoop,
+  store,
+  testU64,
+  type U64,
+  u64,
+} from "../engine/index.ts";
 import { assertHeldRead, assertHeldWrite, rcuReadLock, rcuReadUnlock } from "../kernel/index.ts";
 import { type Gfn, PG_LEVEL_4K, PT_WRITABLE_MASK } from "../machine/index.ts";
 import type { KvmMemorySlot } from "./memslots.ts";
@@ -44,13 +55,7 @@ function* clearInSlot(tdp: TdpMmu, slot: KvmMemorySlot, minLevel: number, bits: 
 }
 
 /** wrprot_gfn_range(), clear_dirty_gfn_range() */
-function* clearInRoot(
-  tdp: TdpMmu,
-  root: KvmMmuPage,
-  slot: KvmMemorySlot,
-  minLevel: number,
-  bits: U64,
-): Steps<boolean> {
+function* clearInRoot(tdp: TdpMmu, root: KvmMmuPage, slot: KvmMemorySlot, minLevel: number, bits: U64): Steps<boolean> {
   let changed = false;
   const start = slot.base_gfn.value as Gfn;
   const end = Math.min(start + slot.npages.value, tdp.gfnEnd) as Gfn;

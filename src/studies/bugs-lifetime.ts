@@ -46,7 +46,8 @@ const SCENARIOS: readonly BugScenario[] = [
     because: "aging changes only what it has read; an entry that is frozen by then stays so",
     without: {
       "aging-clobbers-frozen-spte": {
-        because: "the mark of a frozen entry has A's bit: without it the entry looks empty, and is filled in a dead table",
+        because:
+          "the mark of a frozen entry has A's bit: without it the entry looks empty, and is filled in a dead table",
       },
     },
   },
@@ -62,7 +63,9 @@ const SCENARIOS: readonly BugScenario[] = [
     models: ["sc"],
     because: "whoever unlinks a table takes its mark away under the list's lock, and who lists it looks there",
     without: {
-      "nx-list-add-after-zap": { because: "the table is listed when it was unlinked before: the list leads to a freed one" },
+      "nx-list-add-after-zap": {
+        because: "the table is listed when it was unlinked before: the list leads to a freed one",
+      },
     },
   },
   {

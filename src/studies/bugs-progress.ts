@@ -1,8 +1,8 @@
 /**
  * bugs-progress: faults, walks and ioctls that never came to an end, although nothing that they wait for is missing.
  *
- * Tasks: vcpu0 runs a guest that faults; reaper takes a range away without sleeping; first and second write-protect a slot; prefault and vmm are
- * ioctls; irq0 is the CPU's interrupt handler.
+ * Tasks: vcpu0 runs a guest that faults; reaper takes a range away without sleeping; wrprot write-protects a slot, and is asked for mmu_lock at any
+ * moment; prefault and vmm are ioctls; irq0 is the CPU's interrupt handler.
  */
 import type { Steps } from "../engine/index.ts";
 import { MMU_NOTIFY_CLEAR, type MmuNotifierOps, oomReapRange } from "../kernel/index.ts";
@@ -10,6 +10,7 @@ import { kvmVcpuPreFaultMemory } from "../kvm/pre-fault.ts";
 import { gpa, PAGE_SIZE, touch } from "../machine/index.ts";
 import { type BugScenario, bugStudy, onTdp } from "./bug-cells.ts";
 import { deleteSlot } from "./memslot-delete.ts";
+import { zapAllFast } from "./root-invalidate.ts";
 import { hostPage, type TdpScene } from "./tdp-scene.ts";
 
 const FRAMES = 2;
@@ -42,6 +43,15 @@ function* wrprot(scene: TdpScene): Steps<void> {
   yield* scene.vm.ops.wrprotSlot(slotOf(scene));
 }
 
+export function* prefault({ vm }: TdpScene): Steps<number> {
+  return yield* kvmVcpuPreFaultMemory(vm.vcpus[0] as (typeof vm.vcpus)[number], gpa(0), PAGE_SIZE);
+}
+
+function* zapThenPrefault(scene: TdpScene): Steps<number> {
+  yield* zapAllFast(scene);
+  return yield* prefault(scene);
+}
+
 const LIVELOCK = { property: "progress", strategy: "graph", models: ["sc"] } as const;
 
 const SCENARIOS: readonly BugScenario[] = [
@@ -61,32 +71,35 @@ const SCENARIOS: readonly BugScenario[] = [
     ...LIVELOCK,
     because: "KVM is told that the invalidation which it was told of is over",
     without: {
-      "notifier-start-without-end": { because: "an invalidation is in progress for ever: every fault in its range retries" },
+      "notifier-start-without-end": {
+        because: "an invalidation is in progress for ever: every fault in its range retries",
+      },
     },
   },
   {
-    ...onTdp("two-walks", {
+    ...onTdp("walk", {
       frames: 1,
       variants: { gfnEnd: 1, yields: true },
       guests: [[]],
       warm: [0],
-      threads: { first: wrprot, second: wrprot },
+      threads: { wrprot },
     }),
     ...LIVELOCK,
     because: "a walk drops the lock once at each entry, and goes on there",
     without: {
-      "two-wrprot-walkers-livelock": { because: "each time that it gets the lock a walk is where it was before" },
+      "two-wrprot-walkers-livelock": {
+        because:
+          "each time that it gets the lock back the walk is where it was before; two such walks keep each other there",
+      },
     },
   },
   {
     ...onTdp("prefault", {
       ...SCENE,
+      variants: { ...SCENE.variants, slotZapAll: false },
       guests: [[]],
       warm: [1],
-      threads: {
-        vmm: deleteSlot,
-        prefault: ({ vm }) => kvmVcpuPreFaultMemory(vm.vcpus[0] as (typeof vm.vcpus)[number], gpa(0), PAGE_SIZE),
-      },
+      threads: { vmm: deleteSlot, prefault },
     }),
     ...LIVELOCK,
     because: "the ioctl gives up, and so leaves the section that the update waits for",
@@ -94,6 +107,13 @@ const SCENARIOS: readonly BugScenario[] = [
       "prefault-deadlocks-memslot-update": {
         because: "the update waits for the section to end, and the section for the update to go on",
       },
+    },
+  },
+  {
+    ...onTdp("old-root", { ...SCENE, guests: [[]], warm: [1], threads: { prefault: zapThenPrefault } }),
+    ...LIVELOCK,
+    because: "the ioctl drops an obsolete root before it begins",
+    without: {
       "prefault-on-obsolete-root": {
         because: "each attempt finds the root obsolete, and nobody looks at the request to drop it",
       },

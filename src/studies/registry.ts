@@ -26,6 +26,7 @@ const BUILT_IN: Readonly<Record<string, () => Promise<StudyModule>>> = {
   "host-mm": () => import("./host-mm.ts"),
   "huge-pages": () => import("./huge-pages.ts"),
   "memslot-delete": () => import("./memslot-delete.ts"),
+  "prefault-delete": () => import("./prefault-delete.ts"),
   "root-zap": () => import("./root-zap.ts"),
   "root-invalidate": () => import("./root-invalidate.ts"),
   "shadow-fault": () => import("./shadow-fault.ts"),

@@ -21,7 +21,14 @@ import {
   TABLE_ENTRY,
 } from "./entry.ts";
 import type { Mm } from "./mm.ts";
-import { MMU_NOTIFY_CLEAR, MMU_NOTIFY_UNMAP, type NotifierRange, notifyEnd, notifyStart, notifyStartNonblock } from "./notifier.ts";
+import {
+  MMU_NOTIFY_CLEAR,
+  MMU_NOTIFY_UNMAP,
+  type NotifierRange,
+  notifyEnd,
+  notifyStart,
+  notifyStartNonblock,
+} from "./notifier.ts";
 import { PG_FILE, PG_KSM, putPage, revokeFrame } from "./page.ts";
 import { splitHugePmd } from "./split.ts";
 import {
