@@ -261,6 +261,8 @@ export const KERNEL_NAMES: Readonly<Record<string, string>> = {
   needsResched: "need_resched",
   notifyEnd: "mmu_notifier_invalidate_range_end",
   notifyStart: "mmu_notifier_invalidate_range_start",
+  notifyStartNonblock: "mmu_notifier_invalidate_range_start_nonblock",
+  oomReapRange: "__oom_reap_task_mm",
   overlaps: "kvm_check_memslot_overlap",
   pageFaultCanBeFast: "page_fault_can_be_fast",
   pageFaultHandlePageTrack: "page_fault_handle_page_track",
