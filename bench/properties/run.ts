@@ -35,7 +35,8 @@ function main(): number {
     console.log(problem);
   }
   const seconds = (performance.now() - start) / 1000;
-  for (const [name, runs] of [...machines].sort()) console.log(`${name.padEnd(20)} ${runs}`);
+  for (const [name, runs] of [...machines].sort(([a], [b]) => (a < b ? -1 : 1)))
+    console.log(`${name.padEnd(20)} ${runs}`);
   console.log(`${done} workloads of ${operations} operations in ${seconds.toFixed(0)} s, ${failures} disagree`);
   return failures === 0 ? 0 : 1;
 }

@@ -273,7 +273,7 @@ function* leaveGuest(vcpu: Vcpu, instructions: readonly GuestInstruction[]): Ste
 }
 
 /** The scene's program; at the end the tables and the reverse maps must be in order. */
-export function shadowScene(name: string, options: ShadowSceneOptions): Program {
+function shadowScene(name: string, options: ShadowSceneOptions): Program {
   const tasks: Record<string, TaskOf> = {};
   // A vCPU with nothing to do is outside the guest, and no task. It stands behind the others: a task's number is its CPU's.
   const running = [...options.guests.entries()].filter(([, plan]) => plan.runs ?? plan.inGuest ?? plan.handles);

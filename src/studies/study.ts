@@ -40,7 +40,7 @@ export function cell(description: CellDescription): StudyCell {
   return { scenario: "main", model: "sc", strategy: "dpor", because: "", ...description };
 }
 
-export const BOTH_MODELS: readonly MemoryModel[] = ["sc", "tso"];
+const BOTH_MODELS: readonly MemoryModel[] = ["sc", "tso"];
 
 /** One question about a scenario: the property asked for, and why it comes out as expected. */
 export type CellRow = readonly [scenario: string, property: string, because: string];

@@ -17,6 +17,8 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
+const ALL = [...MUTATIONS, ...ZAP_MUTATIONS, ...RMAP_MUTATIONS, ...LARGE_PAGE_MUTATIONS, ...SHADOW_MUTATIONS];
+
 interface Outcome {
   readonly cells: number;
   readonly properties: string[];
@@ -28,16 +30,20 @@ function runCells(root: string, { study, variant, scenario }: Mutation): Outcome
   return JSON.parse(output) as Outcome;
 }
 
-function mutate(mutation: Mutation, n: number): string {
-  const root = join(scratch, String(n));
-  cpSync(join(ROOT, "src"), join(root, "src"), { recursive: true });
-  const file = join(root, "src", mutation.file);
-  let source = readFileSync(file, "utf8");
+/** The source of the mutation's file with the mutation in it; each text it replaces must stand there once. */
+function mutatedSource(mutation: Mutation): string {
+  let source = readFileSync(join(ROOT, "src", mutation.file), "utf8");
   for (const { find, replace } of [mutation, ...(mutation.also === undefined ? [] : [mutation.also])]) {
     expect(source.split(find).length - 1, `"${find}" in ${mutation.file}`).toBe(1);
     source = source.replace(find, () => replace);
   }
-  writeFileSync(file, source);
+  return source;
+}
+
+function mutate(mutation: Mutation, n: number): string {
+  const root = join(scratch, String(n));
+  cpSync(join(ROOT, "src"), join(root, "src"), { recursive: true });
+  writeFileSync(join(root, "src", mutation.file), mutatedSource(mutation));
   return root;
 }
 
@@ -51,15 +57,12 @@ function runUnchanged(mutation: Mutation): Outcome {
   return outcome;
 }
 
+test("each mutation's text stands once in its file", () => {
+  for (const mutation of ALL) expect(mutatedSource(mutation)).not.toBe("");
+});
+
 describe("undoing it is noticed", () => {
-  test.each(
-    [...MUTATIONS, ...ZAP_MUTATIONS, ...RMAP_MUTATIONS, ...LARGE_PAGE_MUTATIONS, ...SHADOW_MUTATIONS].map(
-      (mutation, n) => ({
-        ...mutation,
-        n,
-      }),
-    ),
-  )("$name", ({ n, ...mutation }) => {
+  test.each(ALL.map((mutation, n) => ({ ...mutation, n })))("$name", ({ n, ...mutation }) => {
     const before = runUnchanged(mutation);
     expect(before.cells).toBeGreaterThan(0);
     expect(before.properties).toEqual([]);

@@ -27,7 +27,7 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: "the retry check of a fault of the shadow MMU",
     file: "kvm/shadow/fault.ts",
-    find: "return fault.slot !== null && mmuInvalidateRetryGfn(shadow.kvm, fault.mmuSeq, fault.gfn);",
+    find: "return isFrameStale(shadow.kvm, fault);",
     replace: "return false;",
     study: "shadow-fault",
     variant: "7.2",

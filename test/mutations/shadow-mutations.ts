@@ -165,7 +165,7 @@ export const SHADOW_MUTATIONS: readonly Mutation[] = [
   {
     name: "the barrier between a lockless walk's mode and its first entry",
     file: "kvm/shadow/walk.ts",
-    find: "  // smp_store_mb(): the mode is visible before any entry is read.\n  yield* fence(vcpu.world);\n",
+    find: '  // smp_store_mb(): the mode is visible before any entry is read.\n  if (!kvm.lacks("lockless-walk-vs-free/fence")) yield* fence(vcpu.world);\n',
     replace: "",
     ...zap,
     scenario: "fast-fault",
@@ -174,7 +174,7 @@ export const SHADOW_MUTATIONS: readonly Mutation[] = [
   {
     name: "a lockless walk has interrupts off",
     file: "kvm/shadow/walk.ts",
-    find: "  yield* maskInterrupts(vcpu.vm.interrupts, vcpu.cpu);\n",
+    find: "  yield* maskInterrupts(interrupts, vcpu.cpu);\n",
     replace: "",
     ...zap,
     scenario: "fast-fault",
@@ -219,7 +219,7 @@ export const SHADOW_MUTATIONS: readonly Mutation[] = [
   {
     name: "the fault asks again, under mmu_lock, whether its root is obsolete",
     file: "kvm/shadow/fault.ts",
-    find: "  if (isObsoleteShadowRoot(vcpu, shadow)) return true;\n",
+    find: "  if (looksAtRoot && isObsoleteShadowRoot(vcpu, shadow)) return true;\n",
     replace: "",
     ...zap,
     scenario: "fetch",

@@ -65,8 +65,8 @@ export const ZAP_MUTATIONS: readonly Mutation[] = [
   {
     name: "the flush after a memslot's own range was zapped",
     file: "kvm/mmu-zap.ts",
-    find: "  if (flush) yield* kvmFlushRemoteTlbs(vm);\n",
-    replace: "  if (flush && start < 0) yield* kvmFlushRemoteTlbs(vm);\n",
+    find: "  else if (flush) yield* kvmFlushRemoteTlbs(vm);\n",
+    replace: "  else if (flush && start < 0) yield* kvmFlushRemoteTlbs(vm);\n",
     ...memslotDelete,
     variant: "zap-slot",
     scenario: "mapped",

@@ -32,10 +32,7 @@ export async function expectFound<S>(
 }
 
 /** The schedule shows the same failure again; that of a lasso can go round as often as one likes. */
-export function expectReplays<S>(
-  program: Program<S>,
-  { property, message, replay: text, cycleFrom }: CheckFailure,
-): void {
+function expectReplays<S>(program: Program<S>, { property, message, replay: text, cycleFrom }: CheckFailure): void {
   const tasks = Object.keys(program.tasks).length + (program.spawns ?? 0);
   const schedule = parseSchedule(text, tasks);
   if (cycleFrom === undefined) {
