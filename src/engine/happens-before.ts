@@ -66,6 +66,11 @@ export class HappensBefore {
     return kept;
   }
 
+  /** Adds to a kept row what the one at `row` has. */
+  joinKept(kept: number[], row: number): void {
+    for (let k = 0; k < kept.length; k++) kept[k] = Math.max(kept[k] as number, this.clocks[row + k] as number);
+  }
+
   /** Makes the row at `to` that at `from`. */
   moveRow(from: number, to: number): void {
     const { clocks, lanes } = this;

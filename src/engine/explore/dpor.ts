@@ -7,7 +7,8 @@
  *
  *   Canonical path. From a prefix, the default scheduler offers event e. If e comes next in the class, it is appended.
  *   Otherwise some event f that conflicts with e comes first in the class. The path then takes f with everything that happens
- *   before f (its schedule), and offers e again. Among several independent f, the one of the lowest lane comes first.
+ *   before f (its schedule), and offers e again. Among several independent f, the one of the lowest rank comes first: the lowest lane,
+ *   but the ends of objects' lives last.
  *
  *   Finding the paths. When an event f is appended by default, each earlier event e that conflicts with it and does not happen
  *   before it otherwise could have been preceded by f. The new prefix keeps what came before e, adds the schedule of f, and drops
@@ -19,11 +20,11 @@
  * events with any conflict relation, blocking operations and store buffers included.
  *
  * Operations that wait (locks, awaits) disable their task. One that is still waiting when an execution ends is looked at as
- * if it were appended there. Two things can disable an operation without depending on each other: shared acquisitions of a lock, and under TSO
- * a store on its way to an object and the end of that object's life. Only there may a path have to be given up (counted as blocked).
+ * if it were appended there. One thing can disable an operation without depending on others that do: shared acquisitions of a lock. Only where a
+ * reader waits (or fails) with the lock held may a path have to be given up (counted as blocked).
  */
 import type { Execution, Scheduler } from "../execution.ts";
-import { type Operation, OpKind } from "../operation.ts";
+import { OpKind } from "../operation.ts";
 import type { Task } from "../task.ts";
 import { needsMorePreemptions } from "./preemptions.ts";
 import { RaceFinder, type Sequence } from "./races.ts";
@@ -37,6 +38,7 @@ import {
   nextBranch,
   type Pending,
   type Reversal,
+  rankOf,
   withoutPending,
 } from "./reversals.ts";
 
@@ -315,25 +317,17 @@ export class DporExplorer implements Scheduler, Sequence {
     return true;
   }
 
+  /** Shared acquisitions alone disable a waiting operation, an exclusive one, without conflicting with all others that do. */
   private wouldOvertake(lane: number, delayed: Pending): boolean {
     if (lane >= this.tasksMax || delayed.lane >= this.tasksMax) return false;
     const { tasks } = this.execution.world;
     const mine = (tasks[lane] as Task).op;
     const theirs = (tasks[delayed.lane] as Task).op;
-    if (theirs.kind > OpKind.ReleaseShared || !this.disables(mine, theirs)) return false;
+    if (mine.kind !== OpKind.AcquireShared || theirs.kind > OpKind.ReleaseShared) return false;
+    if (mine.addr >>> 3 !== theirs.addr >>> 3) return false;
     const row = this.execution.order.scratchRow(0);
     this.execution.baseRow(lane, row);
-    return !isLowest(delayed, lane, this.execution.order.clocks, row, null);
-  }
-
-  /**
-   * True for an event that conflicts with a waiting one without conflicting with all others that do: a shared acquisition; the end of the
-   * life of the object waited for, which a store that is on its way to it does not depend on.
-   */
-  private disables(mine: Operation<unknown>, waiting: Operation<unknown>): boolean {
-    if (mine.kind === OpKind.AcquireShared) return mine.addr >>> 3 === waiting.addr >>> 3;
-    const { world } = this.execution;
-    return mine.kind === OpKind.Lifetime && world.lifeOf(mine.addr) === world.lifeOf(waiting.addr);
+    return !isLowest(delayed, rankOf(lane, mine, this.execution.lanes), this.execution.order.clocks, row, null);
   }
 
   // --- races ---------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ import {
   isTakenHere,
   type Pending,
   type Reach,
+  rankOf,
 } from "./reversals.ts";
 import { valueAt } from "./rewind.ts";
 
@@ -85,7 +86,7 @@ export class RaceFinder {
     const { addr, size } = (execution.buffers[lane - this.tasksMax] as (typeof execution.buffers)[number]).oldest;
     const location = execution.order.history.locationOf(addr);
     const places: Place[] = [{ kind: "memory", location, access: AccessClass.Write }];
-    return { lane, row, at, op: null, load: null, reach: { addr, size, ownBuffer: -1 }, places };
+    return { lane, row, at, op: null, load: null, reach: { addr, size, ownBuffer: -1, rank: lane }, places };
   }
 
   private requestOf(lane: number, row: number, at: number): Candidate {
@@ -113,7 +114,8 @@ export class RaceFinder {
     }
     const load = execution.model === "tso" && isLoad(op.kind) ? op : null;
     const ownBuffer = load === null ? -1 : lane + this.tasksMax;
-    return { lane, row, at, op, load, reach: { addr: op.addr, size: op.size, ownBuffer }, places };
+    const rank = rankOf(lane, op, execution.lanes);
+    return { lane, row, at, op, load, reach: { addr: op.addr, size: op.size, ownBuffer, rank }, places };
   }
 
   /** Goes back over the accesses to a place, to those that the candidate conflicts with. */
@@ -182,7 +184,7 @@ export class RaceFinder {
     }
     if (!holdsAfter(conditions, [])) return;
     const was = findPending(sequence.pendingAt[e] ?? null, events.lane[e] as number);
-    if (!isTakenHere(sequence.heads, was, e, lane, order.clocks, scratch, reach)) return;
+    if (!isTakenHere(sequence.heads, was, e, order.clocks, scratch, reach)) return;
     sequence.branches.push({ kind: "reversal", before: e, at, lane, row: order.keepRow(scratch), reach });
   }
 
@@ -225,8 +227,15 @@ export class RaceFinder {
     if (end < 0) return list.length;
     for (let k = end; k < list.length; k++) {
       const event = list[k] as number;
-      if (classes[event] === AccessClass.Write && order.inRow(event, row)) end = k + 1;
+      if (classes[event] === AccessClass.Write && order.inRow(event, row)) end = this.endOfForwarded(list, k);
     }
+    return end;
+  }
+
+  /** Where the loads end that were answered from the buffer before the k-th access, a store, drained: they stand right behind it. */
+  private endOfForwarded(list: readonly number[], k: number): number {
+    let end = k + 1;
+    while (end < list.length && (list[end] as number) < (list[k] as number)) end++;
     return end;
   }
 
@@ -253,8 +262,23 @@ export class RaceFinder {
       if (y < e || order.inRow(e, y * order.lanes) || order.inRow(y, row)) continue;
       const theirs = classes[y] as number;
       if (!conflicts(theirs, other.access === AccessClass.None ? AccessClass.Read : other.access)) continue;
-      members.push(this.memberOf(y, this.updateOf(candidate, other, y)));
+      const member = this.memberOf(y, this.updateOf(candidate, other, y));
+      members.push(member);
+      // What replaces the value of a store comes after the loads that were answered from the buffer before that drained.
+      if (!this.replaces(candidate, other, y)) continue;
+      for (let f = j + 1; f < this.endOfForwarded(list, j); f++) {
+        const answered = list[f] as number;
+        if (answered < e) order.joinKept(member.row, answered * order.lanes);
+      }
     }
+  }
+
+  /** True when the candidate writes if it finds what store `y` leaves. */
+  private replaces({ op, reach }: Candidate, other: Place, y: number): boolean {
+    const { events } = this.execution;
+    if (other.kind !== "memory") return false;
+    if (op === null || events.addr[y] !== reach.addr || events.size[y] !== reach.size) return true;
+    return accessClass(op.kind, op, events.lo[y] as number, events.hi[y] as number) !== AccessClass.Read;
   }
 
   /** What a store makes of the value that the candidate finds. */
@@ -283,7 +307,7 @@ export class RaceFinder {
     }
   }
 
-  private memberOf(y: number, update: Update | null): GroupMember {
+  private memberOf(y: number, update: Update | null): GroupMember & { readonly row: number[] } {
     const { events, order } = this.execution;
     const id = { at: y, lane: events.lane[y] as number, nth: events.nth[y] as number };
     return { row: order.keepRow(y * order.lanes), id, update };

@@ -5,7 +5,7 @@
  * are made one at a time, so that memory stays polynomial in the length of an execution.
  */
 import type { ClockRow } from "../happens-before.ts";
-import type { Ready, Update } from "../operation.ts";
+import { type Operation, OpKind, type Ready, type Update } from "../operation.ts";
 
 /** An event, by its place in the sequence and in its lane. */
 export interface EventId {
@@ -20,6 +20,16 @@ export interface Reach {
   readonly size: number;
   /** The lane of the store buffer that may answer it, when it is a load; else -1. */
   readonly ownBuffer: number;
+  /** Of several independent events that could delay the same one, that of the lowest rank does so first. */
+  readonly rank: number;
+}
+
+/**
+ * The rank of a task's next event: its lane, but after all others for changes of life. A store on its way to an object can disable whoever waits
+ * there, which the end of the object's life never does: with the life last, it can come whenever it likes while somebody waits.
+ */
+export function rankOf(lane: number, op: Operation<unknown>, lanes: number): number {
+  return op.kind === OpKind.Lifetime ? lane + lanes : lane;
 }
 
 /** An event that stands where it is because of a reversal or a choice. */
@@ -150,7 +160,7 @@ export function reversalOf(frame: Frame, group: GroupReversal, choice: readonly 
   }
   if (!isClosed(members, choice, row) || !holdsAfter(group, chosen)) return null;
   const was = findPending(frame.pendingAt[before] ?? null, frame.lanes[before] as number);
-  if (!isTakenHere(frame.heads, was, before, lane, row, 0, reach)) return null;
+  if (!isTakenHere(frame.heads, was, before, row, 0, reach)) return null;
   return { kind: "reversal", before, at, lane, row, reach };
 }
 
@@ -196,13 +206,12 @@ type Clocks = Int32Array | ClockRow;
 
 /**
  * True when this is the one execution in which the reversal is to be taken: everything that it drops came about by default, and
- * of several independent events that could delay the same one, that of the lowest lane does so first.
+ * of several independent events that could delay the same one, that of the lowest rank does so first.
  */
 export function isTakenHere(
   heads: readonly Head[],
   was: Pending | null,
   before: number,
-  lane: number,
   clocks: Clocks,
   row: number,
   reach: Reach,
@@ -212,7 +221,7 @@ export function isTakenHere(
     if (head.at < before) break;
     if ((clocks[row + head.lane] as number) < head.nth) return false;
   }
-  return was === null || isLowest(was, lane, clocks, row, reach);
+  return was === null || isLowest(was, reach.rank, clocks, row, reach);
 }
 
 /**
@@ -220,11 +229,11 @@ export function isTakenHere(
  * been taken before each of them. A load depends on its own CPU's store there although it is not ordered after it: before that store
  * drained, the load would have been answered by the buffer and would not have delayed anything.
  */
-export function isLowest(delayed: Pending, lane: number, clocks: Clocks, row: number, reach: Reach | null): boolean {
+export function isLowest(delayed: Pending, rank: number, clocks: Clocks, row: number, reach: Reach | null): boolean {
   for (let i = delayed.delayers.length - 1; i >= 0; i--) {
     const head = delayed.delayers[i] as Head;
     if (isAnsweredBy(reach, head) || (clocks[row + head.lane] as number) >= head.nth) return true;
-    if (lane < head.lane) return false;
+    if (rank < (head.reach?.rank ?? head.lane)) return false;
   }
   return true;
 }
