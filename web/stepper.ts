@@ -2,7 +2,7 @@
  * The part of a report that moves: steps through a race.
  *
  * Runs in the reader's browser, inside the one file that a report is. It finds its data in the page (`#races`), and draws for each race the CPUs
- * side by side, and beside them what memory, store buffers and locks hold after the step.
+ * side by side, and beside them what locks, store buffers, TLBs, page tables and memory hold after the step.
  */
 
 /** One step of a race, as src/report/html.ts writes it. */
@@ -25,65 +25,51 @@ interface Step {
   readonly shared: boolean;
 }
 
+/** By heading and row: what stands there; null: no longer anything. */
+type Views = Readonly<Record<string, Readonly<Record<string, string | null>>>>;
+
 interface Race {
   readonly id: string;
   readonly model: "sc" | "tso";
   readonly tasks: readonly string[];
   readonly steps: readonly Step[];
+  /** What there is to see before the first step, and what each step changes of it. */
+  readonly views: { readonly first: Views; readonly after: readonly Views[] };
   /** From this step on it repeats; null when it does not. */
   readonly cycleFrom: number | null;
   readonly verdict: string;
 }
 
-/** What a step of a race leaves behind. */
-interface State {
-  readonly memory: ReadonlyMap<string, string>;
-  readonly buffers: ReadonlyMap<number, readonly string[]>;
-  readonly changed: string | null;
-}
+type Rows = Map<string, string>;
 
-function stateAfter(race: Race, last: number): State {
-  const memory = new Map<string, string>();
-  const buffers = new Map<number, string[]>();
+/** The places that the race touches and what they hold after the step. */
+function memoryAfter(race: Race, last: number): { memory: Rows; changed: string | null } {
+  const memory: Rows = new Map();
   let changed: string | null = null;
   for (const step of race.steps.slice(0, last + 1)) {
     changed = null;
-    if (step.name === "") continue;
-    const isBuffered = race.model === "tso" && step.operation === "Store";
-    if (isBuffered && !step.drain)
-      buffers.set(step.cpu, [...(buffers.get(step.cpu) ?? []), `${step.name} = ${step.value}`]);
-    if (step.drain) buffers.get(step.cpu)?.shift();
-    if (step.memory === null || (isBuffered && !step.drain)) continue;
+    const waits = race.model === "tso" && step.operation === "Store" && !step.drain;
+    if (step.name === "" || step.memory === null || waits) continue;
     if (memory.get(step.name) !== step.memory) changed = step.name;
     memory.set(step.name, step.memory);
   }
-  return { memory, buffers, changed };
+  return { memory, changed };
 }
 
-/** Bits of a page-table entry of the legacy layout, which NPT has, with KVM's software bits. */
-const ENTRY_BITS: readonly (readonly [bit: bigint, name: string])[] = [
-  [0n, "P"],
-  [1n, "W"],
-  [2n, "U"],
-  [5n, "A"],
-  [6n, "D"],
-  [7n, "PS"],
-  [9n, "host-W"],
-  [10n, "MMU-W"],
-  [11n, "MMU-present"],
-  [63n, "NX"],
-];
-
-/** An entry's bits and frame, in words; null for what is no entry. */
-function decodeEntry(name: string, value: string): string | null {
-  if (!/^(spte|pte|pmd|pud)/.test(name) || !/^(0x)?[0-9a-f]+$/.test(value)) return null;
-  const entry = BigInt(value.startsWith("0x") ? value : `0x${Number(value).toString(16)}`);
-  const isSpte = name.startsWith("spte");
-  if (isSpte && (entry & (1n << 11n)) === 0n) return (entry & 0xfffn) === 0n ? "not present" : "frozen";
-  if (entry === 0n) return "not present";
-  const bits = ENTRY_BITS.filter(([bit]) => (isSpte || bit < 9n) && (entry >> bit) % 2n === 1n).map(([, bit]) => bit);
-  const frame = (entry >> 12n) & ((1n << 40n) - 1n);
-  return `frame ${frame.toString(16)}: ${bits.join(" ")}`;
+/** Everything else that there is to see after the step, by heading, in the order of the report's data. */
+function viewsAfter({ views }: Race, last: number): Map<string, Rows> {
+  const all = new Map<string, Rows>();
+  for (const change of [views.first, ...views.after.slice(0, last + 1)]) {
+    for (const [heading, rows] of Object.entries(change)) {
+      const shown = all.get(heading) ?? new Map<string, string>();
+      all.set(heading, shown);
+      for (const [row, text] of Object.entries(rows)) {
+        if (text === null) shown.delete(row);
+        else shown.set(row, text);
+      }
+    }
+  }
+  return all;
 }
 
 function element<K extends keyof HTMLElementTagNameMap>(
@@ -99,10 +85,13 @@ function element<K extends keyof HTMLElementTagNameMap>(
 
 /** The steps of all CPUs, one row each; returns the rows by step. */
 function drawSteps(race: Race, into: HTMLElement, onChoose: (at: number) => void): readonly HTMLElement[] {
-  into.style.setProperty("--cpus", String(race.tasks.length));
-  for (const [cpu, task] of race.tasks.entries()) {
+  // Who only serves others, and was not needed, has no column.
+  const busy = [...new Set(race.steps.map(({ cpu }) => cpu))].sort((a, b) => a - b);
+  into.style.setProperty("--cpus", String(busy.length));
+  for (const [column, cpu] of busy.entries()) {
+    const task = race.tasks[cpu] ?? "";
     const head = element("div", "cpu", `CPU ${cpu} (${task})`);
-    head.style.gridColumn = String(cpu + 1);
+    head.style.gridColumn = String(column + 1);
     head.style.gridRow = "1";
     into.append(head);
   }
@@ -117,7 +106,7 @@ function drawSteps(race: Race, into: HTMLElement, onChoose: (at: number) => void
     }
     const row = element("button", `step${step.shared ? "" : " private"}`);
     row.type = "button";
-    row.style.gridColumn = String(step.cpu + 1);
+    row.style.gridColumn = String(busy.indexOf(step.cpu) + 1);
     row.style.gridRow = String(++line);
     if (step.heading !== null && headings.get(step.cpu) !== step.heading) {
       row.append(element("span", "heading", step.heading));
@@ -130,23 +119,58 @@ function drawSteps(race: Race, into: HTMLElement, onChoose: (at: number) => void
   });
 }
 
-function drawState(race: Race, at: number, into: HTMLElement): void {
-  const state = stateAfter(race, at);
-  into.replaceChildren();
-  const step = race.steps[at];
-  into.append(element("p", "where", step?.place ?? "before the first step"));
-  const table = element("table", "memory");
-  for (const [name, value] of [...state.memory].sort(([a], [b]) => (a < b ? -1 : 1))) {
-    const row = element("tr", name === state.changed ? "changed" : "");
-    const decoded = decodeEntry(name, value);
-    row.append(element("td", "", name), element("td", "", decoded === null ? value : `${value} (${decoded})`));
-    table.append(row);
+/** The order of the headings; what is not among them comes last. */
+const HEADINGS = [
+  "Store buffers",
+  "Locks",
+  "RCU",
+  "CPUs",
+  "KVM",
+  "gfn_to_pfn_cache",
+  "TLBs",
+  "Page tables",
+  "Host page tables",
+];
+const MEMORY = "Memory touched so far";
+
+/** What is folded away stays so from step to step. */
+type Folded = Set<string>;
+
+function drawState(race: Race, at: number, into: HTMLElement, folded: Folded): void {
+  into.replaceChildren(element("p", "where", race.steps[at]?.place ?? "before the first step"));
+  const views = viewsAfter(race, at);
+  const changes = (at < 0 ? undefined : race.views.after[at]) ?? {};
+  const order = (heading: string): number => (HEADINGS.indexOf(heading) + HEADINGS.length + 1) % (HEADINGS.length + 1);
+  for (const heading of [...views.keys()].sort((a, b) => order(a) - order(b))) {
+    const changed = new Set(Object.keys(changes[heading] ?? {}));
+    drawRows(heading, views.get(heading) ?? new Map(), changed, into, folded);
   }
-  into.append(element("h4", "", "Memory"), table);
-  for (const [cpu, stores] of state.buffers) {
-    if (stores.length === 0) continue;
-    into.append(element("h4", "", `Store buffer of CPU ${cpu}`), element("p", "buffer", stores.join("; ")));
-  }
+  const { memory, changed } = memoryAfter(race, at);
+  const sorted: Rows = new Map([...memory].sort(([a], [b]) => (a < b ? -1 : 1)));
+  drawRows(MEMORY, sorted, new Set(changed === null ? [] : [changed]), into, folded);
+}
+
+function drawRows(heading: string, rows: Rows, changed: ReadonlySet<string>, into: HTMLElement, folded: Folded): void {
+  const gone = [...changed].filter((row) => !rows.has(row));
+  if (rows.size === 0 && gone.length === 0) return;
+  const box = element("details", "view");
+  box.open = !folded.has(heading);
+  box.addEventListener("toggle", () => {
+    if (box.open) folded.delete(heading);
+    else folded.add(heading);
+  });
+  const summary = element("summary", changed.size > 0 ? "changed" : "", heading);
+  const table = element("table", "rows");
+  for (const [name, text] of rows) table.append(rowOf(name, text, changed.has(name) ? "changed" : ""));
+  for (const name of gone) table.append(rowOf(name, "no longer", "changed gone"));
+  box.append(summary, table);
+  into.append(box);
+}
+
+function rowOf(name: string, text: string, className: string): HTMLElement {
+  const row = element("tr", className);
+  row.append(element("td", "", name), element("td", "", text));
+  return row;
 }
 
 /** Brings a row into view inside its pane, and leaves the page where it is. */
@@ -160,28 +184,44 @@ function scrollTo(pane: HTMLElement, row: HTMLElement | undefined): void {
   if (!isVisible) pane.scrollTop = top - pane.clientHeight / 2;
 }
 
+/** A race with more steps is shown without those that nobody else can notice, until the reader wants them. */
+const MANY_STEPS = 60;
+
 function start(race: Race, root: HTMLElement): void {
   const controls = element("div", "controls");
   const steps = element("div", "steps");
   const state = element("div", "state");
+  const folded: Folded = new Set([MEMORY]);
   const slider = element("input", "slider");
   slider.type = "range";
   slider.min = "-1";
   slider.max = String(race.steps.length - 1);
   slider.setAttribute("aria-label", "step");
   const label = element("span", "count");
+  const everything = element("input", "everything");
+  everything.type = "checkbox";
+  // Of a long race those steps are of interest that another CPU can notice.
+  everything.checked = race.steps.length <= MANY_STEPS;
   let at = -1;
-  const show = (next: number): void => {
-    at = Math.max(-1, Math.min(race.steps.length - 1, next));
+  const isShown = (step: number): boolean => everything.checked || (race.steps[step]?.shared ?? true);
+  /** The next step that is shown, from `from` in that direction; the first or last of all when there is none. */
+  const next = (from: number, by: 1 | -1): number => {
+    let step = from + by;
+    while (step >= 0 && step < race.steps.length && !isShown(step)) step += by;
+    return step;
+  };
+  const show = (wanted: number): void => {
+    at = Math.max(-1, Math.min(race.steps.length - 1, wanted));
     slider.value = String(at);
     label.textContent = `step ${at + 1} of ${race.steps.length}`;
     for (const [i, row] of rows.entries()) {
       row.classList.toggle("past", i < at);
       row.classList.toggle("now", i === at);
       row.classList.toggle("future", i > at);
+      row.hidden = !isShown(i) && i !== at;
     }
     scrollTo(steps, rows[at]);
-    drawState(race, at, state);
+    drawState(race, at, state, folded);
   };
   const rows = drawSteps(race, steps, show);
   const button = (text: string, name: string, to: () => number): void => {
@@ -192,14 +232,18 @@ function start(race: Race, root: HTMLElement): void {
     controls.append(made);
   };
   button("|<", "first", () => -1);
-  button("<", "back", () => at - 1);
-  button(">", "forward", () => at + 1);
+  button("<", "back", () => next(at, -1));
+  button(">", "forward", () => next(at, 1));
   button(">|", "last", () => race.steps.length - 1);
   slider.addEventListener("input", () => show(Number(slider.value)));
+  const all = element("label", "all");
+  all.append(everything, " steps of one CPU alone, too");
+  everything.addEventListener("change", () => show(at));
   controls.append(slider, label);
+  if (race.steps.some(({ shared }) => !shared)) controls.append(all);
   root.addEventListener("keydown", (event) => {
-    if (event.key === "ArrowRight" && event.target !== slider) show(at + 1);
-    if (event.key === "ArrowLeft" && event.target !== slider) show(at - 1);
+    if (event.key === "ArrowRight" && event.target !== slider) show(next(at, 1));
+    if (event.key === "ArrowLeft" && event.target !== slider) show(next(at, -1));
   });
   const panes = element("div", "panes");
   panes.append(steps, state);

@@ -2,11 +2,13 @@
 import { writeFileSync } from "node:fs";
 import { type MemoryModel, type Strategy, UsageError } from "../engine/index.ts";
 import { type CheckReport, checkJson, checkText, isAllOk } from "../report/check-text.ts";
-import { checkHtml } from "../report/html.ts";
+import { checkHtml, type MeasuredPart } from "../report/html.ts";
 import { progressLine } from "../report/progress-text.ts";
 import { type PlannedCell, planCells, type StopReason } from "../studies/cells.ts";
 import { Checkpoint, checkpointKey } from "../studies/checkpoint.ts";
 import { faultInStudy, type LoadedStudy } from "../studies/load.ts";
+import type { Measurement } from "../studies/measurement.ts";
+import { builtInMeasurement } from "../studies/measurements.ts";
 import { type Running, runCells, type StudyRun } from "../studies/run.ts";
 import { writeJson } from "./json.ts";
 import { flagWords, loadStudyFor, type OnKernelFlags } from "./on-kernel.ts";
@@ -29,6 +31,8 @@ export interface CheckCommandOptions extends OnKernelFlags {
   readonly allSteps?: true;
   /** A file to write the report to as well. */
   readonly html?: string;
+  /** Figures of the study's measurement in the report. */
+  readonly measure?: true;
   readonly json?: true;
 }
 
@@ -42,12 +46,13 @@ const LOOKS_MAX = 50;
 export async function checkCommand(name: string, options: CheckCommandOptions, terminal: Terminal): Promise<number> {
   const start = performance.now();
   const loaded = await loadStudyFor(name, options, terminal);
+  const measurement = await measurementFor(loaded.study.id, options);
   const plan = planHere(loaded, options);
   const run = await runWatched(loaded, plan, options, terminal);
   const seconds = (performance.now() - start) / 1000;
   const peakRssBytes = process.resourceUsage().maxRSS * 1024;
   const report: CheckReport = { study: loaded.study, name, flags: flagWords(options), seconds, peakRssBytes, ...run };
-  if (options.html !== undefined) writeHtml(options.html, report);
+  if (options.html !== undefined) writeHtml(options.html, report, await measuredPart(measurement, terminal));
   if (options.json) writeJson(checkJson(report), terminal);
   else terminal.result(checkText(report, terminal.paint));
   if (run.stopped !== null) {
@@ -58,9 +63,28 @@ export async function checkCommand(name: string, options: CheckCommandOptions, t
   return isAllOk(report) ? 0 : 1;
 }
 
+/** @throws UsageError when figures are wanted of which there are none, or for no report; before hours of work, not after */
+async function measurementFor(study: string, { measure, html }: CheckCommandOptions): Promise<Measurement | null> {
+  if (!measure) return null;
+  if (html === undefined) throw new UsageError("--measure: puts figures into a report; name its file with --html");
+  return builtInMeasurement(study);
+}
+
+async function measuredPart(measurement: Measurement | null, terminal: Terminal): Promise<MeasuredPart | null> {
+  if (measurement === null) return null;
+  // What draws is large, and seldom needed.
+  const { measuredFigures } = await import("../report/measured-figures.ts");
+  const figures = await measuredFigures(measurement, async (variant) => {
+    terminal.progress(`measuring  ${variant}`);
+    await new Promise((resolve) => setImmediate(resolve));
+  });
+  terminal.progress(null);
+  return { measurement, figures };
+}
+
 /** @throws UsageError when the file cannot be written */
-function writeHtml(path: string, report: CheckReport): void {
-  const document = checkHtml(report, process.cwd());
+function writeHtml(path: string, report: CheckReport, measured: MeasuredPart | null): void {
+  const document = checkHtml(report, process.cwd(), measured);
   try {
     writeFileSync(path, document);
   } catch (error) {

@@ -158,6 +158,7 @@ function addCheck(racewalk: Command, handlers: Handlers): void {
     .option("--checkpoint <file>", "keep the state of the run there, and go on from it when it exists")
     .option("--all-steps", "show every step in the diagrams")
     .option("--html <file>", "also write a report: one HTML file with the races to step through")
+    .option("--measure", "with --html: figures of the study's measurement, too; takes up to a minute")
     .option("--json", "one JSON document on standard output")
     .addHelpText("after", CHECK_HELP)
     .action((study: string, options: CheckCommandOptions) => handlers.check(study, options));

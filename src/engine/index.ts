@@ -73,7 +73,7 @@ export {
 } from "./ops.ts";
 export { assertThat, makeWorld, type Program, program, type Results } from "./program.ts";
 export { Random } from "./random.ts";
-export { kernelName, QUIET, type Replay, type ReplayStep, replay, type SourcePlace } from "./replay.ts";
+export { kernelName, type Observer, QUIET, type Replay, type ReplayStep, replay, type SourcePlace } from "./replay.ts";
 export { formatSchedule, parseSchedule, type Schedule, type Step } from "./schedule.ts";
 export { runSequentially } from "./sequential.ts";
 export {

@@ -55,7 +55,10 @@ export interface ReplayStep {
   readonly shared: boolean;
 }
 
-export interface Replay {
+/** Looks at the state that a program shares, between steps of its replay. */
+export type Observer<T> = (state: unknown) => (execution: Execution) => T;
+
+export interface Replay<T = null> {
   readonly steps: readonly ReplayStep[];
   /** What the tasks that wait at the end are waiting for: one line of a diagram each. */
   readonly waiting: readonly ReplayStep[];
@@ -63,14 +66,22 @@ export interface Replay {
   readonly failures: readonly Failure[];
   readonly stackAt: StackOf;
   readonly execution: Execution;
+  /** What was seen before the first step, and after each step of the schedule. */
+  readonly observed: readonly T[];
 }
 
 /**
  * Runs `schedule` on a fresh world of `program`.
  * @param watched a place whose plain accesses are wanted among the steps (that of a data race)
+ * @param observer looks at the state before the first step and after each
  * @throws UsageError when the schedule does not fit the program
  */
-export function replay<S>(program: Program<S>, schedule: Schedule, watched?: number): Replay {
+export function replay<S, T = null>(
+  program: Program<S>,
+  schedule: Schedule,
+  watched?: number,
+  observer: Observer<T> | null = null,
+): Replay<T> {
   const { world, state } = makeWorld(program);
   const follower = new Follower(schedule.steps);
   const execution = new Execution(world, schedule.model, follower);
@@ -85,9 +96,12 @@ export function replay<S>(program: Program<S>, schedule: Schedule, watched?: num
     plain.push({ after: execution.events.length, task, addr, isWrite, lo, hi, stack: stackOf(world) });
   };
   const memory: string[] = [];
+  const observe = observer?.(state) ?? null;
+  const observed: T[] = [];
   const noteMemory = (): void => {
     const last = execution.events.length - 1;
     if (last >= 0) memory[last] = memoryAfter(execution, last);
+    if (observe !== null) observed[last + 1] = observe(execution);
   };
   follower.onPick = (lane) => {
     noteMemory();
@@ -115,7 +129,7 @@ export function replay<S>(program: Program<S>, schedule: Schedule, watched?: num
     const sides = (failure.sides ?? []).map((side) => sideText(execution, side, stackAt));
     return { ...failure, message: [message, ...sides].join("; ") };
   });
-  return { steps, waiting, failures, stackAt, execution };
+  return { steps, waiting, failures, stackAt, execution, observed };
 }
 
 /** What was noted when a step was taken. */

@@ -24,6 +24,7 @@ export {
   writeUnlock,
 } from "./locks.ts";
 export { madviseCollapse } from "./mm/collapse.ts";
+export { pteText } from "./mm/entry.ts";
 export { MemFile, punchHole } from "./mm/file.ts";
 export { type Child, exitChild, fork } from "./mm/fork.ts";
 export { followOrFault, getUserPage, getUserPageFast, hostMappingLevel, type UserPage } from "./mm/gup.ts";

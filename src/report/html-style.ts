@@ -24,27 +24,39 @@ dt { font-weight: 600; } dd { margin: 0 0 .4rem 1rem; }
 .control { font: inherit; min-width: 2.6rem; min-height: 2.2rem; }
 .slider { flex: 1 1 8rem; min-width: 6rem; }
 .panes { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: 1rem; margin-top: .6rem; }
-.steps { display: grid; grid-template-columns: repeat(var(--cpus), minmax(0, 1fr)); gap: 2px .6rem; align-content: start; max-height: 30rem; overflow: auto; }
+.steps { display: grid; grid-template-columns: repeat(var(--cpus), minmax(0, 1fr)); gap: 0 .6rem; align-content: start; max-height: 30rem; overflow: auto; }
 .cpu { font-weight: 600; position: sticky; top: 0; z-index: 1; background: Canvas; border-bottom: 1px solid var(--line); }
 .cycle { grid-column: 1 / -1; text-align: center; border-top: 1px dashed var(--bad); color: var(--bad); }
-.step { font: inherit; text-align: left; border: 0; background: none; color: inherit; padding: 1px 3px; overflow-wrap: anywhere; cursor: pointer; }
+.step { font: inherit; text-align: left; border: 0; background: none; color: inherit; padding: 2px 3px; overflow-wrap: anywhere; cursor: pointer; }
+.step[hidden] { display: none; }
 .step .heading { display: block; font-weight: 600; }
 .step.private { opacity: .65; }
 .step.future { opacity: .35; }
 .step.now { background: var(--now); color: var(--ink); opacity: 1; }
-.state { overflow-wrap: anywhere; }
-.memory td { padding: 0 .6rem 0 0; vertical-align: top; }
-.memory .changed { background: var(--now); color: var(--ink); }
+.state { overflow-wrap: anywhere; max-height: 44rem; overflow: auto; }
+.verdicts td:last-child { min-width: 14rem; }
+.figure svg { max-width: 100%; height: auto; }
+.figure { margin: 0 0 1rem; }
+.view { margin: .3rem 0; }
+.view summary { font: 600 .85rem system-ui, sans-serif; cursor: pointer; }
+.view summary.changed::after { content: " \\2022"; color: var(--bad); }
+.rows { width: 100%; }
+.rows td { padding: 0 .6rem 0 0; vertical-align: top; border-bottom: 1px solid var(--soft); }
+.rows td:first-child { width: 42%; }
+.rows .changed { background: var(--now); color: var(--ink); }
+.rows .gone td:last-child { font-style: italic; }
 .verdict { color: var(--bad); font-weight: 600; margin: .6rem 0 0; }
 footer { margin-top: 3rem; opacity: .7; font-size: .85rem; }
 @media (max-width: 42rem) {
   .panes { grid-template-columns: minmax(0, 1fr); }
-  .steps { max-height: 22rem; gap: 2px .3rem; }
+  .figure { overflow-x: auto; }
+  .figure svg { max-width: none; width: 32rem; }
+  .steps { max-height: 22rem; gap: 0 .3rem; }
   code, pre, .steps, .state { font-size: 11px; }
 }
 @media print {
   .stepper { display: none; }
   body { max-width: none; font-size: 11pt; }
-  .race { break-inside: avoid-page; }
+  .race, .figure { break-inside: avoid-page; }
 }
 `;

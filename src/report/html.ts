@@ -7,16 +7,29 @@
 import { existsSync, readFileSync } from "node:fs";
 import { stripTypeScriptTypes } from "node:module";
 import { relative } from "node:path";
-import type { ReplayStep } from "../engine/index.ts";
+import type { Execution, ReplayStep } from "../engine/index.ts";
 import { headingOf } from "../kvm/kernel-map.ts";
 import type { CellReport } from "../studies/cells.ts";
+import type { Measurement } from "../studies/measurement.ts";
 import { type Reproduction, reproduce } from "../studies/reproduce.ts";
+import { Viewer, type Views } from "../studies/views.ts";
 import { type CheckReport, shortestRaces } from "./check-text.ts";
 import { STYLE } from "./html-style.ts";
+import type { MeasuredFigure } from "./measured-figures.ts";
 import { shellWord } from "./text.ts";
+import { bareName } from "./units.ts";
 
-/** @param folder paths are written relative to it */
-export function checkHtml(report: CheckReport, folder: string): string {
+/** What a measurement of the study found. */
+export interface MeasuredPart {
+  readonly measurement: Measurement;
+  readonly figures: readonly MeasuredFigure[];
+}
+
+/**
+ * @param folder paths are written relative to it
+ * @param measured null: nothing was measured for the report
+ */
+export function checkHtml(report: CheckReport, folder: string, measured: MeasuredPart | null = null): string {
   const { study, cells, name, seconds } = report;
   const races = shortestRaces(report).map((cell, at) => raceOf(report, cell, `race-${at}`, folder));
   const complete = cells.every((cell) => cell.complete);
@@ -48,6 +61,7 @@ Again: <code>racewalk check ${text(shellWord(name))}</code></p>
     .map(([variant, what]) => `<dt>${text(variant)}</dt><dd>${text(what)}</dd>`)
     .join("\n")}</dl>
 </section>
+${measured === null ? "" : measuredSection(measured)}
 ${races.map((race) => race.html).join("\n")}
 </main>
 <footer><p>racewalk. Nothing here was fetched from anywhere.</p></footer>
@@ -71,6 +85,29 @@ function verdictTable(cells: readonly CellReport[]): string {
 <tbody>${rows.join("\n")}</tbody></table>`;
 }
 
+/** The figures, each with the command that draws it again; what the metrics mean stands below. */
+function measuredSection({ measurement, figures }: MeasuredPart): string {
+  const { question, metrics, variants, series = {} } = measurement;
+  const list = (terms: Readonly<Record<string, string>>): string =>
+    Object.entries(terms)
+      .map(([term, meaning]) => `<dt>${text(bareName(term))}</dt><dd>${text(meaning)}</dd>`)
+      .join("\n");
+  const drawn = figures.map(
+    ({ what, command, svg }) => `<figure class="figure">
+<figcaption>${text(what[0]?.toUpperCase() ?? "")}${text(what.slice(1))}. Again: <code class="command">${text(command)}</code></figcaption>
+${svg}</figure>`,
+  );
+  return `<section class="measured">
+<h2>Measured in virtual time</h2>
+<p>${text(question)} The same MMU under a discrete-event clock; what operations cost is in a table (docs/measuring.md).</p>
+${drawn.join("\n")}
+<details><summary>What is measured, of which designs</summary>
+<dl>${list(variants)}</dl>
+<dl>${list({ ...metrics, ...series })}</dl>
+</details>
+</section>`;
+}
+
 /** A race's section, and its data for the stepper. */
 function raceOf(report: CheckReport, cell: CellReport, id: string, folder: string): { html: string; data: object } {
   const { study, name, flags = [] } = report;
@@ -85,11 +122,17 @@ function raceOf(report: CheckReport, cell: CellReport, id: string, folder: strin
 </section>`;
   return {
     html,
-    data: raceData(reproduce(study, variant, replay ?? ""), id, `${property}: ${cell.message ?? ""}`, folder),
+    data: raceData(reproduce(study, variant, replay ?? "", observe), id, `${property}: ${cell.message ?? ""}`, folder),
   };
 }
 
-function raceData(reproduction: Reproduction, id: string, verdict: string, folder: string): object {
+/** What is seen of the world between two steps. */
+const observe = (state: unknown): ((execution: Execution) => Views) => {
+  const viewer = new Viewer(state);
+  return (execution) => viewer.views(execution);
+};
+
+function raceData(reproduction: Reproduction<Views>, id: string, verdict: string, folder: string): object {
   const { replay, schedule, cycleFrom } = reproduction;
   const { world } = replay.execution;
   const steps = [...replay.steps, ...replay.waiting];
@@ -98,9 +141,39 @@ function raceData(reproduction: Reproduction, id: string, verdict: string, folde
     model: schedule.model,
     tasks: world.tasks.map((task) => task.name),
     steps: steps.map((step) => stepData(step, folder)),
+    views: viewChanges(steps, replay.observed),
     cycleFrom,
     verdict,
   };
+}
+
+/** From heading and row to what stands there from now on; null: no longer anything. */
+type ViewChange = Readonly<Record<string, Readonly<Record<string, string | null>>>>;
+
+/** What there is to see at first, and for each step what has changed. */
+function viewChanges(steps: readonly ReplayStep[], observed: readonly Views[]): { first: Views; after: ViewChange[] } {
+  const first = observed[0] ?? {};
+  let before = first;
+  const after = steps.map((step) => {
+    // A plain access is no step of the schedule: what it did is seen after the step before. Nor is a wait at the end.
+    const now = step.operation === "Plain" ? before : (observed[step.index + 1] ?? before);
+    const change = changeBetween(before, now);
+    before = now;
+    return change;
+  });
+  return { first, after };
+}
+
+function changeBetween(before: Views, now: Views): ViewChange {
+  const change: Record<string, Record<string, string | null>> = {};
+  for (const heading of new Set([...Object.keys(before), ...Object.keys(now)])) {
+    const [old, rows] = [before[heading] ?? {}, now[heading] ?? {}];
+    for (const row of new Set([...Object.keys(old), ...Object.keys(rows)])) {
+      if (old[row] === rows[row]) continue;
+      change[heading] = { ...change[heading], [row]: rows[row] ?? null };
+    }
+  }
+  return change;
 }
 
 function stepData(step: ReplayStep, folder: string): object {

@@ -12,7 +12,7 @@ const WIDTH = 640;
 const HEIGHT = 300;
 const TITLE_HEIGHT = 26;
 const LEGEND_LINE = 18;
-const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000"];
+const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f"];
 const MARKS = ["circle", "square", "triangle", "diamond", "cross", "star", "wye"] as const;
 /** Columns of text in the legend: about 7 units a character. */
 const CHARACTER = 7;
@@ -41,15 +41,15 @@ ${below}${parts.join("\n")}
 function legendOf(lines: readonly PlotLine[]): { svg: string; height: number } {
   let x = 8;
   let line = 0;
-  const parts = lines.map(({ name }, i) => {
+  const parts = lines.map(({ name, style }) => {
     const width = SAMPLE + name.length * CHARACTER + 14;
     if (x > 8 && x + width > WIDTH) {
       x = 8;
       line++;
     }
     const y = 10 + line * LEGEND_LINE;
-    const colour = colourOf(i);
-    const part = `<line x1="${x}" x2="${x + 20}" y1="${y}" y2="${y}" stroke="${colour}" stroke-width="1.5" stroke-dasharray="${dashesOf(i)}"/>${markAt(i, x + 10, y)}<text x="${x + SAMPLE}" y="${y + 4}">${escaped(name)}</text>`;
+    const colour = colourOf(style);
+    const part = `<line x1="${x}" x2="${x + 20}" y1="${y}" y2="${y}" stroke="${colour}" stroke-width="1.5" stroke-dasharray="${dashesOf(style)}"/>${markAt(style, x + 10, y)}<text x="${x + SAMPLE}" y="${y + 4}">${escaped(name)}</text>`;
     x += width;
     return part;
   });
@@ -100,17 +100,17 @@ function drawn(plot: Plot, top: number): string {
       Observable.axisX([...x.ticks], { text: x.format, label: x.label, labelArrow: "none" }),
       Observable.axisY([...y.ticks], { text: y.format, label: null }),
       Observable.ruleY([y.range[0]], { strokeOpacity: 0.4 }),
-      ...lines.map(({ points }, i) =>
+      ...lines.map(({ points, style }) =>
         Observable.lineY(points as [number, number][], {
           x: "0",
           y: "1",
-          stroke: colourOf(i),
+          stroke: colourOf(style),
           strokeWidth: 1.5,
-          strokeDasharray: dashesOf(i),
+          strokeDasharray: dashesOf(style),
           curve: plot.steps ? "step-after" : "linear",
         }),
       ),
-      ...lines.map(({ points }, i) => (points.length > MARKED_MAX ? null : dots(points, i))),
+      ...lines.map(({ points, style }) => (points.length > MARKED_MAX ? null : dots(points, style))),
     ],
   });
   svg.setAttribute("y", String(top));

@@ -20,7 +20,10 @@ export function plotText(plot: Plot, paint: Paint): string {
   });
   const ticks = spacedTicks(x, width, (tick) => x.format(tick).length + 2);
   const several = grid.some((row) => row.includes(SEVERAL));
-  const legend = [...lines.map(({ name }, i) => `${markOf(i)} ${name}`), ...(several ? [`${SEVERAL} several`] : [])];
+  const legend = [
+    ...lines.map(({ name, style }) => `${markOf(style)} ${name}`),
+    ...(several ? [`${SEVERAL} several`] : []),
+  ];
   const log = [y, x].filter((axis) => axis.log).map((axis) => axis.label);
   return [
     ...wrap(paint.bold(plotTitle(plot))),
@@ -42,12 +45,12 @@ function markOf(line: number): string {
 /** Rows from the top, of one character each column. */
 function drawn({ lines, x, y }: Plot, width: number): string[][] {
   const grid = Array.from({ length: HEIGHT }, () => Array.from({ length: width }, () => " "));
-  for (const [i, { points }] of lines.entries()) {
+  for (const { points, style } of lines) {
     for (const [px, py] of points) {
       const row = grid[HEIGHT - 1 - placeOf(y, py, HEIGHT)];
       const column = placeOf(x, px, width);
       if (row === undefined) continue;
-      row[column] = row[column] === " " || row[column] === markOf(i) ? markOf(i) : SEVERAL;
+      row[column] = row[column] === " " || row[column] === markOf(style) ? markOf(style) : SEVERAL;
     }
   }
   return grid;

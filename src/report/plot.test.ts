@@ -94,6 +94,19 @@ describe("plots", () => {
     expect(plotsOf(measurement, rows(VCPUS), ["vcpus"]).map(({ y }) => y.label)).toEqual(["pass", "count"]);
   });
 
+  test("show a variant alike in each, whatever else has no figures", () => {
+    const some = rows(VCPUS).map((row): MeasureRow => {
+      const pass = row.variant === "old" ? null : 1_000;
+      return { ...row, metrics: { ...row.metrics, "pass ns": pass } };
+    });
+    const [pass, count] = plotsOf(measurement, some, ["vcpus"]);
+    expect(pass?.lines.map(({ name, style }) => [name, style])).toEqual([["new", 1]]);
+    expect(count?.lines.map(({ name, style }) => [name, style])).toEqual([
+      ["old", 0],
+      ["new", 1],
+    ]);
+  });
+
   test("have a line for each variant and value of another sweep", () => {
     const both = VCPUS.flatMap(({ vcpus }) => [1, 2].map((level) => ({ vcpus, level })));
     const [pass] = plotsOf(measurement, rows(both), ["level", "vcpus"], ["pass ns"]);
@@ -160,7 +173,9 @@ describe("a plot as SVG", () => {
   test("escapes what it is given", () => {
     const [pass] = plotsOf(measurement, rows(VCPUS), ["vcpus"]);
     const odd =
-      pass === undefined ? [] : [{ ...pass, lines: [{ name: "<a&b>", points: pass.lines[0]?.points ?? [] }] }];
+      pass === undefined
+        ? []
+        : [{ ...pass, lines: [{ name: "<a&b>", style: 0, points: pass.lines[0]?.points ?? [] }] }];
     expect(plotsSvg(odd)).toContain("&lt;a&amp;b&gt;");
   });
 

@@ -23,6 +23,8 @@ export interface PlotAxis {
 export interface PlotLine {
   readonly name: string;
   readonly points: readonly PlotPoint[];
+  /** Which mark and colour it has: a variant has the same in every plot. */
+  readonly style: number;
 }
 
 export interface Plot {
@@ -108,7 +110,7 @@ function linesBy(
     const [name, points] = of(row);
     lines.set(name, [...(lines.get(name) ?? []), ...points]);
   }
-  return [...lines].map(([name, points]) => ({ name, points: [...points].sort(([a], [b]) => a - b) }));
+  return [...lines].map(([name, points], style) => ({ name, style, points: [...points].sort(([a], [b]) => a - b) }));
 }
 
 interface Kind {
@@ -128,7 +130,7 @@ function plotOf(
   // Over time a quantity comes and goes: zero has its place there.
   const logY = x.values !== null && isSpread(ys);
   const kept = lines
-    .map(({ name, points }) => ({ name, points: points.filter(([, value]) => !logY || value > 0) }))
+    .map(({ points, ...line }) => ({ ...line, points: points.filter(([, value]) => !logY || value > 0) }))
     .filter(({ points }) => points.length > 0);
   const shown = kept.flatMap(({ points }) => points);
   return {

@@ -163,9 +163,23 @@ export const measurement: Measurement = {
   series: { backlog: "shadow pages that are unlinked and not freed" },
   plots: ["backlog", "grace ns", "irqs-off ns", "zap holds ns"],
   presets: [
-    { what: "with the length of the walk", sweep: { work: [10, 100, 1_000, 10_000, 100_000] }, set: { reader: 512 } },
-    { what: "with the rate of zapping", sweep: { zaps: [1_000, 3_000, 10_000, 30_000] } },
-    { what: "over time", set: { work: 30_000 } },
+    {
+      what: "with the work of a walk on each of 64 frames",
+      set: { reader: 64, duration: 50 },
+      sweep: { work: [1_000, 30_000, 1_000_000] },
+    },
+    {
+      what: "with the rate of zapping",
+      variants: ["V3", "V5b", "V6", "V6-yielding"],
+      set: { reader: 64, duration: 50 },
+      sweep: { zaps: [1_000, 3_000, 10_000] },
+      plots: ["backlog"],
+    },
+    {
+      what: "over time, where one walk takes 32 ms",
+      variants: ["V4b", "V5b", "V6", "V6-yielding"],
+      set: { reader: 64, work: 500_000 },
+    },
   ],
   run: (variant, parameters, costs) => measure(variant, parameters as unknown as Parameters, costs),
 };

@@ -1,6 +1,6 @@
 /** Runs of a measurement: each variant at each combination of parameters. */
 import type { CostTable } from "../engine/index.ts";
-import { type Measured, type Measurement, withParameters } from "./measurement.ts";
+import { type Measured, type Measurement, type Preset, withParameters } from "./measurement.ts";
 
 /** One run: a variant with all parameters, those that were set and the others, and what came of it. */
 export interface MeasureRow extends Measured {
@@ -35,6 +35,24 @@ export async function measureRows(
     }
   }
   return rows;
+}
+
+/** What a preset asks for, and the words of `racewalk measure` that ask for the same. */
+export function presetRequest(measurement: Measurement, preset: Preset): { request: MeasureRequest; words: string[] } {
+  const { set = {}, sweep = {}, variants, plots = [] } = preset;
+  const sweeps = Object.entries(sweep).map(([name, values]) => ({ name, values }));
+  const words = [
+    "racewalk",
+    "measure",
+    measurement.study,
+    ...(variants ?? []).flatMap((name) => ["--variant", name]),
+    ...Object.entries(set).flatMap(([name, value]) => ["--set", `${name}=${value}`]),
+    ...sweeps.flatMap(({ name, values }) => ["--sweep", `${name}=${values.join(",")}`]),
+    ...plots.flatMap((name) => ["--metric", name]),
+    "--plot",
+  ];
+  const request = { variants: variants ?? Object.keys(measurement.variants), settings: set, sweeps, costs: {} };
+  return { request, words };
 }
 
 /** Every combination of the swept values. */

@@ -9,6 +9,7 @@
 import {
   diagram,
   type Execution,
+  type Observer,
   OpKind,
   type Program,
   parseSchedule,
@@ -29,10 +30,10 @@ export interface ReplayFailure {
   readonly step: number | null;
 }
 
-export interface Reproduction {
+export interface Reproduction<T = null> {
   readonly cell: StudyCell;
   readonly schedule: Schedule;
-  readonly replay: Replay;
+  readonly replay: Replay<T>;
   /** From this step on (from 0), the schedule repeats for ever; null when it does not. */
   readonly cycleFrom: number | null;
   readonly failures: readonly ReplayFailure[];
@@ -43,14 +44,22 @@ export function formatReplay(schedule: string, cycleFrom: number | null): string
   return cycleFrom === null ? schedule : `${schedule}@${cycleFrom}`;
 }
 
-/** @throws UsageError when the text is no schedule, or fits none of the variant's programs */
-export function reproduce(study: Study, variant: string, text: string): Reproduction {
+/**
+ * @param observer looks at the state before the first step and after each
+ * @throws UsageError when the text is no schedule, or fits none of the variant's programs
+ */
+export function reproduce<T = null>(
+  study: Study,
+  variant: string,
+  text: string,
+  observer: Observer<T> | null = null,
+): Reproduction<T> {
   const { scenario, schedule: rest } = splitScenario(text);
   const cells = candidates(study, variant, scenario, rest);
   let misfit: unknown = null;
   for (const cell of cells) {
     try {
-      return { cell, ...reproduceProgram(cell.program(), rest) };
+      return { cell, ...reproduceProgram(cell.program(), rest, observer) };
     } catch (error) {
       if (!(error instanceof UsageError)) throw error;
       misfit ??= error;
@@ -103,7 +112,11 @@ function candidates(study: Study, variant: string, scenario: string | null, sche
 
 // --- running it ------------------------------------------------------------------------------------------------------
 
-function reproduceProgram(program: Program, text: string): Omit<Reproduction, "cell"> {
+function reproduceProgram<T = null>(
+  program: Program,
+  text: string,
+  observer: Observer<T> | null = null,
+): Omit<Reproduction<T>, "cell"> {
   const [, body, cycle] = /^([^@]*)(?:@(\d+))?$/.exec(text) ?? [];
   if (body === undefined) {
     throw new UsageError(`schedule "${text}": cannot read what follows the @; copy it from the report`);
@@ -115,10 +128,10 @@ function reproduceProgram(program: Program, text: string): Omit<Reproduction, "c
       `schedule "${text}": begins to repeat at step ${cycleFrom} of ${schedule.steps.length}; copy it from the report`,
     );
   }
-  const first = replay(program, schedule);
+  const first = replay(program, schedule, undefined, observer);
   // The plain accesses of a race are no steps; they are shown when it is known where to look.
   const place = first.failures.find((failure) => failure.addr !== undefined)?.addr;
-  const shown = place === undefined ? first : replay(program, schedule, place);
+  const shown = place === undefined ? first : replay(program, schedule, place, observer);
   const livelock = cycleFrom === null ? [] : livelocks(program, schedule, cycleFrom, shown);
   const failures = [...failuresOf(shown), ...livelock];
   return { schedule, replay: { ...shown, steps: shown.steps.map(withoutCaller) }, cycleFrom, failures };
@@ -131,7 +144,7 @@ function withoutCaller(step: ReplayStep): ReplayStep {
 }
 
 /** What failed, once each: a race on both halves of a variable is one race. */
-function failuresOf({ failures, execution }: Replay): ReplayFailure[] {
+function failuresOf({ failures, execution }: Pick<Replay, "failures" | "execution">): ReplayFailure[] {
   const found = new Map<string, ReplayFailure>();
   for (const { property, message, event } of failures) {
     const step = event < execution.events.length ? event + 1 : null;
@@ -141,7 +154,12 @@ function failuresOf({ failures, execution }: Replay): ReplayFailure[] {
 }
 
 /** The tasks that starve in the cycle, when it can indeed be gone round again. */
-function livelocks(program: Program, schedule: Schedule, cycleFrom: number, shown: Replay): ReplayFailure[] {
+function livelocks(
+  program: Program,
+  schedule: Schedule,
+  cycleFrom: number,
+  shown: Pick<Replay, "execution">,
+): ReplayFailure[] {
   const cycle = schedule.steps.slice(cycleFrom);
   replay(program, { ...schedule, steps: [...schedule.steps, ...cycle, ...cycle] });
   const { execution } = shown;

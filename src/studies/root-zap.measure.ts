@@ -274,8 +274,8 @@ export const measurement: Measurement = {
   },
   plots: ["stretch ns", "lock wait ns", "fault max ns", "backlog"],
   presets: [
-    { what: "with the memory that is mapped", sweep: { gib: [1, 2, 4, 8] } },
-    { what: "over time", set: { gib: 4 } },
+    { what: "with the memory that is mapped", sweep: { gib: [1, 2, 4] } },
+    { what: "over time", set: { gib: 2 } },
   ],
   run: (variant, parameters, costs) => measure(DESIGNS[variant] as RootZap, parameters as unknown as Parameters, costs),
 };

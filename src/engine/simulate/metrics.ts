@@ -70,7 +70,7 @@ export function kindOf(name: string): string {
 export interface Metrics {
   /** Sections by kind: `preempt-off`, `irqs-off`, `rcu`, `guest`, `grace period`. */
   readonly sections: Map<string, Stretch>;
-  /** Locks by name. */
+  /** Locks by name, numbers left out. */
   readonly locks: Map<string, LockMetrics>;
   /** Waits that are no locks (interrupts, values), by what is waited for, numbers left out. */
   readonly waits: Map<string, Stretch>;

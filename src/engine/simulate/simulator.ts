@@ -71,6 +71,7 @@ export class Simulator implements Driver, Clock {
   private readonly waiters = new Map<number, Thread[]>();
   /** Exclusive holders of locks, by address. */
   private readonly held = new Map<number, { readonly since: number }>();
+  private readonly lockAt = new Map<number, LockMetrics>();
   private readonly lines: CacheLines;
   private running: Thread | null = null;
 
@@ -302,9 +303,14 @@ export class Simulator implements Driver, Clock {
     addStretch(entryOf(waitBy, kindOf(name), newStretch), duration, name);
   }
 
+  /** Locks of one kind (those of all reverse maps, say) are measured together. */
   private lockOf(addr: number): LockMetrics {
-    const name = this.world.nameOf(addr);
-    return entryOf(this.metrics.locks, name, () => newLockMetrics(name));
+    const known = this.lockAt.get(addr);
+    if (known !== undefined) return known;
+    const name = kindOf(this.world.nameOf(addr));
+    const metrics = entryOf(this.metrics.locks, name, () => newLockMetrics(name));
+    this.lockAt.set(addr, metrics);
+    return metrics;
   }
 
   // --- the clock -----------------------------------------------------------------------------------------------------

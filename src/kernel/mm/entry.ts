@@ -55,3 +55,18 @@ export const frameInHuge = (entry: number, addr: number, level: number): Pfn =>
 
 export const alignDown = (addr: number, size: number): number => addr - (addr % size);
 export const alignUp = (addr: number, size: number): number => Math.ceil(addr / size) * size;
+
+/** An entry in words, for reports. */
+export function pteText(entry: number): string {
+  if (entry === 0) return "empty";
+  if (entry === TABLE_ENTRY) return "a table";
+  const kinds = [
+    isPresentPte(entry) ? "present" : "",
+    isWritablePte(entry) ? "W" : "",
+    isHugePte(entry) ? "huge" : "",
+    isHiddenPte(entry) ? "PROT_NONE" : "",
+    isSwapPte(entry) ? "swapped out" : "",
+    isMigrationPte(entry) ? "under migration" : "",
+  ];
+  return `frame ${pteFrame(entry).toString(16)}: ${kinds.filter((kind) => kind !== "").join(" ")}`;
+}
