@@ -42,14 +42,22 @@ class Disagreement extends Error {}
 
 /** Null when all agrees, else what does not. */
 export function runSeed(seed: number, options: SeedOptions = {}): string | null {
-  const machine = machineOf(seed);
+  return runDocument(`seed ${seed}`, documentOf(seed, options), machineOf(seed));
+}
+
+/** The workload that the seed makes, in the form of `<case>.workload.json`. */
+export function documentOf(seed: number, options: SeedOptions = {}): Readonly<Record<string, unknown>> {
+  return randomWorkload(seed, { operations: options.operations ?? 30, gigantic: options.gigantic ?? false });
+}
+
+/** Runs a workload against the reference. Null when all agrees, else what does not. */
+export function runDocument(name: string, document: unknown, machine: SeedMachine): string | null {
   const { kernel, variants, keepsTranslations } = machine;
-  const document = randomWorkload(seed, { operations: options.operations ?? 30, gigantic: options.gigantic ?? false });
-  const workload = parseWorkload(`seed ${seed}`, document);
+  const workload = parseWorkload(name, document);
   const reference = new TdpReference(workload, { kernel, keepsTranslations });
   const where = (at: number): string => {
     const what = at < 0 ? "the set-up" : `ops[${at}] ${JSON.stringify(workload.requests[at] ?? "the teardown")}`;
-    return `seed ${seed}, ${kernel} ${JSON.stringify(variants)}, after ${what}`;
+    return `${name}, ${kernel} ${JSON.stringify(variants)}, after ${what}`;
   };
   let reached = -1;
   try {

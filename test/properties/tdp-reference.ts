@@ -48,6 +48,8 @@ export class TdpReference {
   private readonly options: ReferenceOptions;
   private readonly certainlyYoung = new Set<number>();
   private readonly possiblyYoung = new Set<number>();
+  /** Frames that were asked for where no memslot was: an MMIO entry may stand there still. */
+  private readonly askedInVain = new Set<number>();
   /** Ranges of host addresses that the host has announced to change, in this operation. */
   private readonly invalidated: { readonly start: number; readonly end: number }[] = [];
   private readonly natural: 4 | 8;
@@ -149,6 +151,7 @@ export class TdpReference {
     const step = operation.guest === "write" ? bigOf(operation.value_step) : 0n;
     for (const gpa of addresses(operation)) {
       const { ended, read } = this.access(operation, gpa, value);
+      if (ended === "run_errno_14") this.noteRefused(gpa);
       // Where an MMIO entry stands, EPT does not say what the access was, and KVM takes it for a read, which the VMM's memory may not allow.
       if (ended === "done or run_errno_14" && end === "run_errno_14") return null;
       if (ended !== "done" && ended !== "done or run_errno_14")
@@ -168,7 +171,10 @@ export class TdpReference {
   private access({ guest }: GuestOperation, gpa: number, value: bigint): { ended: Ended; read: bigint | null } {
     const found = this.slots.at(gpa);
     const mask = this.natural === 8 ? ALL_ONES : 0xffffffffn;
-    if (found === null) return { ended: guest === "exec" ? "gave-up" : "done", read: MMIO_WORD & mask };
+    if (found === null) {
+      this.askedInVain.add(Math.floor(gpa / PAGE));
+      return { ended: guest === "exec" ? "gave-up" : "done", read: MMIO_WORD & mask };
+    }
     const { slot, index } = found;
     const page = this.host.pageAt(slot.id, index);
     const isWrite = guest === "write" || guest === "rmw";
@@ -199,6 +205,15 @@ export class TdpReference {
     if (this.options.keepsTranslations) return;
     if (isWrite) this.justWritten.add(gfn);
     this.certainlyYoung.add(gfn);
+  }
+
+  /** The VMM may not do it; but where an MMIO entry stood, the access was first taken for a read, which maps the page and marks it used. */
+  private noteRefused(gpa: number): void {
+    const found = this.slots.at(gpa);
+    const gfn = Math.floor(gpa / PAGE);
+    if (found === null || !this.askedInVain.has(gfn) || !this.host.pageAt(found.slot.id, found.index)?.readable) return;
+    if (found.slot.dirtyLog) found.slot.used.add(found.index);
+    this.maybeUsed(gfn, found.slot.id);
   }
 
   private maybeAccessed(gpa: number): void {
@@ -255,7 +270,10 @@ export class TdpReference {
   private prefaulted(gpa: number, len: number): void {
     for (let at = gpa; at < gpa + len; at += PAGE) {
       const found = this.slots.at(at);
-      if (found === null) continue;
+      if (found === null) {
+        this.askedInVain.add(Math.floor(at / PAGE));
+        continue;
+      }
       if (found.slot.dirtyLog) found.slot.used.add(found.index);
       const gfn = Math.floor(at / PAGE);
       this.maybeUsed(gfn, found.slot.id);

@@ -7,8 +7,9 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync }
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { documentOfCase, FOUND_CASES } from "./found-cases.ts";
 import { PLANTED_BUGS, type PlantedBug } from "./planted-bugs.ts";
-import { runSeed } from "./random-tdp.ts";
+import { runDocument, runSeed } from "./random-tdp.ts";
 
 const ROOT = join(import.meta.dirname, "../..");
 /** So many at a time, and so often. */
@@ -22,6 +23,10 @@ test.each([0, 1, 2, 3, 4, 5, 6, 7])(`random workloads agree with the reference: 
 test("with memory of hugetlbfs in pages of 1G too", () => {
   for (let seed = 0; seed < GIGANTIC_SEEDS; seed++)
     expect(runSeed(seed, { gigantic: true, operations: 12 })).toBeNull();
+});
+
+test.each(FOUND_CASES)("agrees again: $name", (found) => {
+  expect(runDocument(found.name, documentOfCase(found), found.machine)).toBeNull();
 });
 
 describe("a bug in the source is noticed", () => {

@@ -312,3 +312,33 @@ test("KSM merges what stays equal over two rounds, and a write takes it apart", 
   run(() => madviseFlags(mm, at(0), at(0x4000), "unmergeable"));
   expect(frameAt(0)).not.toBe(frameAt(0x2000));
 });
+
+test("KSM splits a huge page that it merges parts of, and the rest stays where it is", () => {
+  map(VM_HUGEPAGE);
+  write(0, 7);
+  write(0x1000, 7);
+  write(0x2000, 8);
+  const frames = [0, 0x1000, 0x2000].map(frameAt);
+  run(() => madviseFlags(mm, at(0), at(0x3000), "mergeable"));
+  const scan = new KsmScan();
+  run(() => scan.round(mm));
+  told();
+  run(() => scan.round(mm));
+  // The mapping was cut, and the huge entry with it; then the page itself, as far as the mapping with its first part goes.
+  expect(told()).toBe("(1 0-3000 ) (1 1000-2000 ) (1 0-1000 ) (1 0-1000 )");
+  expect([0, 0x1000, 0x2000].map(frameAt)).toEqual([frames[1], frames[1], frames[2]]);
+  expect([read(0), read(0x1000), read(0x2000), see(0x3000, false)]).toEqual([7, 7, 8, "page w 4K"]);
+});
+
+test("KSM looks into a huge page of a mapping that is mergeable as a whole", () => {
+  map(VM_HUGEPAGE);
+  for (let i = 0; i < 512; i++) write(i * PAGE_SIZE, 100 + i);
+  write(0x5000, 100);
+  run(() => madviseFlags(mm, at(0), at(8 * MB), "mergeable"));
+  const scan = new KsmScan();
+  run(() => scan.round(mm));
+  told();
+  run(() => scan.round(mm));
+  expect(told()).toBe("(1 0-200000 ) (1 0-200000 ) (1 5000-6000 ) (1 0-1000 ) (1 0-1000 )");
+  expect([frameAt(0), read(0x4000)]).toEqual([frameAt(0x5000), 104]);
+});

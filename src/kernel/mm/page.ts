@@ -44,6 +44,8 @@ export const PG_EXCLUSIVE = 1;
 export const PG_KSM = 2;
 /** In the page cache of a file. */
 export const PG_FILE = 4;
+/** Of the first frame of a folio: split_huge_page() has made pages of their own of its frames, which still share a count. */
+export const PG_SPLIT = 8;
 
 /** Frames that were allocated together. */
 interface Folio {
@@ -168,6 +170,11 @@ export class PageFrames {
   /** How many frames were allocated together with this one. */
   folioPages(frame: Pfn): number {
     return this.pages.has(frame) ? 1 : (this.folioOf(frame)?.count ?? 1);
+  }
+
+  /** The first of the frames that were allocated together with this one. */
+  folioStart(frame: Pfn): Pfn {
+    return this.pages.has(frame) ? frame : (this.folioOf(frame)?.first ?? frame);
   }
 
   hasFlag(frame: Pfn, flag: number): boolean {
