@@ -308,6 +308,7 @@ export const KERNEL_NAMES: Readonly<Record<string, string>> = {
   spHasGptes: "sp_has_gptes",
   spinLockIrq: "spin_lock_irq",
   spinUnlockIrq: "spin_unlock_irq",
+  splitHugePage: "split_huge_page",
   splitHugePagesRoot: "tdp_mmu_split_huge_pages_root",
   splitHugePmd: "__split_huge_pmd",
   splitHugePmdLocked: "__split_huge_pmd_locked",
