@@ -9,6 +9,7 @@ import { shellWord } from "../report/text.ts";
 import { type BenchCommandOptions, benchCommand } from "./bench.ts";
 import { type CheckCommandOptions, checkCommand } from "./check.ts";
 import { type ConformCommandOptions, conformCommand } from "./conform.ts";
+import { type DiffCommandOptions, diffCommand } from "./diff.ts";
 import { type KernelBuildOptions, kernelBuildCommand } from "./kernel.ts";
 import { type LitmusCommandOptions, litmusCommand } from "./litmus.ts";
 import { type MeasureCommandOptions, measureCommand } from "./measure.ts";
@@ -47,6 +48,13 @@ Exit status: 0 when verdicts, numbers of executions and final states are the
 expected ones (a test that expects nothing cannot differ), 1 when one is not,
 2 for unusable input or usage: one line says what is wrong.`;
 
+const DIFF_HELP = `
+Compared are the trace events, the statistics after each operation, what the
+operations returned, and the entries of the MMU's tables at the end; frames
+may be others. Lines marked - are the kernel's, lines marked + racewalk's.
+Exit status: 0 when all agree, 1 when one does not, 2 for unusable input or
+usage: one line says what is wrong.`;
+
 /** What each command does; tests put their own in. */
 const BENCH_HELP = `
 Executions or states per second of user CPU time, of one thread: the median
@@ -59,6 +67,7 @@ export interface Handlers {
   replay(study: string, options: ReplayCommandOptions): Promise<void>;
   run(workload: string, options: RunCommandOptions): Promise<void>;
   conform(cases: readonly string[], options: ConformCommandOptions): Promise<void>;
+  diff(workloads: readonly string[], options: DiffCommandOptions): Promise<void>;
   kernelBuild(options: KernelBuildOptions): Promise<void>;
   measure(study: string, options: MeasureCommandOptions): Promise<void>;
   litmus(paths: readonly string[], options: LitmusCommandOptions): Promise<void>;
@@ -78,6 +87,7 @@ export async function runCommandLine(argv: readonly string[], terminal: Terminal
       replay: (study, options) => keep(replayCommand(study, options, terminal)),
       run: (workload, options) => keep(runCommand(workload, options, terminal)),
       conform: (cases, options) => keep(conformCommand(cases, options, terminal)),
+      diff: (workloads, options) => keep(diffCommand(workloads, options, terminal)),
       kernelBuild: (options) => keep(kernelBuildCommand(options, terminal)),
       measure: (study, options) => keep(measureCommand(study, options, terminal)),
       litmus: (paths, options) => keep(litmusCommand(paths, options, terminal)),
@@ -112,6 +122,7 @@ export function commandLine(handlers: Handlers, writeHelp: (text: string) => voi
   addReplay(racewalk, handlers);
   addRun(racewalk, handlers);
   addConform(racewalk, handlers);
+  addDiff(racewalk, handlers);
   addKernel(racewalk, handlers);
   addMeasure(racewalk, handlers);
   addLitmus(racewalk, handlers);
@@ -204,8 +215,33 @@ function addConform(racewalk: Command, handlers: Handlers): void {
     .description("run recorded workloads on the model and compare with what real KVM did")
     .argument("<case...>", "the folder of a case, or a folder of cases")
     .option("--kernel <version>", "v6.12 or v7.2 only; every kernel recorded when left out")
+    .option("--on <body>", "kernel:DIR runs them on that kernel's own source (docs/kernel-source.md)")
+    .option("--headers <dir>", "with --on: where the kernel's configuration is; found when left out")
+    .option("--patch <file>", "with --on: on a copy with this patch applied")
     .option("--json", "one JSON document on standard output")
     .action((cases: string[], options: ConformCommandOptions) => handlers.conform(cases, options));
+}
+
+function addDiff(racewalk: Command, handlers: Handlers): void {
+  racewalk
+    .command("diff")
+    .description("hold racewalk's MMU against a kernel's own source, workload by workload")
+    .argument("[workload...]", "workload files (.workload.json)")
+    .requiredOption("--on <body>", "kernel:DIR, the kernel's source tree (docs/kernel-source.md)")
+    .option("--headers <dir>", "where the kernel's configuration is; found when left out")
+    .option("--patch <file>", "hold against a copy with this patch applied")
+    .addOption(new Option("--random <n>", "instead of files: n random workloads").argParser(wholeNumber(1)))
+    .addOption(new Option("--seed <n>", "for --random: where to start; 1 when left out").argParser(wholeNumber(0)))
+    .option("--mmu <mmu>", "for --random: tdp, direct or shadow; any of them when left out")
+    .addOption(
+      new Option("--set <name=value>", "paging=npt, paging=ept or paging=ept-no-ad; may be repeated").argParser(
+        collect,
+      ),
+    )
+    .option("--keep <file>", "for --random: where the first workload that diverges goes, with few operations")
+    .option("--json", "one JSON document on standard output")
+    .addHelpText("after", DIFF_HELP)
+    .action((workloads: string[], options: DiffCommandOptions) => handlers.diff(workloads, options));
 }
 
 function addMeasure(racewalk: Command, handlers: Handlers): void {
@@ -292,7 +328,7 @@ function debug(error: unknown, terminal: Terminal): void {
 /** What is wrong with the command line, and where to read how it should be. */
 function misuse(error: CommanderError, argv: readonly string[]): string {
   const given = argv[0] ?? "";
-  const commands = ["studies", "check", "replay", "run", "conform", "measure", "litmus", "bench", "kernel"];
+  const commands = ["studies", "check", "replay", "run", "conform", "diff", "measure", "litmus", "bench", "kernel"];
   const isCommand = commands.includes(given);
   const help = isCommand ? `racewalk ${given} --help` : "racewalk --help";
   if (error.code === "commander.help") return `no command; see ${help}`;

@@ -6,14 +6,17 @@ import {
   findCases,
   formatDivergence,
   loadRecording,
+  type MakeBody,
   type ModelRun,
   runWorkload,
 } from "../conform/index.ts";
 import { UsageError } from "../engine/index.ts";
+import { bodyOnKernel, recordedKernel } from "../source/index.ts";
 import { writeJson } from "./json.ts";
+import { loadKernelFor, type OnKernelFlags } from "./on-kernel.ts";
 import type { Terminal } from "./terminal.ts";
 
-export interface ConformCommandOptions {
+export interface ConformCommandOptions extends OnKernelFlags {
   readonly kernel?: string;
   readonly json?: true;
 }
@@ -30,13 +33,14 @@ export async function conformCommand(
   options: ConformCommandOptions,
   terminal: Terminal,
 ): Promise<number> {
+  const { makeBody, kernel } = await bodyFor(options, terminal);
   const rows: ConformRow[] = [];
   const directories = paths.flatMap((path) => findCases(path));
   for (const [at, directory] of directories.entries()) {
     if (terminal.showsProgress) terminal.progress(`${at}/${directories.length} cases  ${directory}`);
     // Lets ^C and the progress line through between cases.
     await new Promise((done) => setImmediate(done));
-    for (const row of conformCase(directory, options.kernel)) {
+    for (const row of conformCase(directory, kernel, makeBody)) {
       rows.push(row);
       if (!options.json) {
         terminal.progress(null);
@@ -50,12 +54,25 @@ export async function conformCommand(
   return rows.every((row) => row.firstDivergence === null) ? 0 : 1;
 }
 
-function conformCase(directory: string, kernel: string | undefined): ConformRow[] {
+/** What the cases run on, and which recordings it is held against; without --on racewalk's own MMU, and all of them. */
+async function bodyFor(
+  options: ConformCommandOptions,
+  terminal: Terminal,
+): Promise<{ readonly makeBody: MakeBody | null; readonly kernel: string | undefined }> {
+  const loaded = await loadKernelFor(options, terminal);
+  if (loaded === null) return { makeBody: null, kernel: options.kernel };
+  return { makeBody: bodyOnKernel(loaded.image), kernel: options.kernel ?? recordedKernel(loaded.version) };
+}
+
+function conformCase(directory: string, kernel: string | undefined, makeBody: MakeBody | null): ConformRow[] {
   const recording = loadRecording(resolve(directory), kernel);
   return recording.kernels.map((each) => {
     const { workload, initial } = recording;
     const run: ModelRun = attributed(directory, () =>
-      runWorkload({ workload, initial, kernel: each.kernel, recording: each }),
+      runWorkload({
+        ...{ workload, initial, kernel: each.kernel, recording: each },
+        ...(makeBody === null ? {} : { makeBody }),
+      }),
     );
     return { ...compareWithRecording(recording, each, run), notModelled: run.notModelled };
   });

@@ -1,5 +1,5 @@
 /** `--on kernel:DIR`, `--headers` and `--patch`: options that several commands share. */
-import { loadStudyOnKernel } from "../source/index.ts";
+import { type LoadedKernel, loadKernel, loadStudyOnKernel } from "../source/index.ts";
 import { type LoadedStudy, loadStudy } from "../studies/load.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -20,6 +20,20 @@ export async function loadStudyFor(name: string, flags: OnKernelFlags, terminal:
   };
   const given = { ...(headers === undefined ? {} : { headers }), ...(patch === undefined ? {} : { patch }) };
   const loaded = await loadStudyOnKernel(name, { on, ...given, say });
+  terminal.progress(null);
+  return loaded;
+}
+
+/** The kernel that workloads run on; null without --on. */
+export async function loadKernelFor(flags: OnKernelFlags, terminal: Terminal): Promise<LoadedKernel | null> {
+  const { on, headers, patch } = flags;
+  if (on === undefined) return null;
+  const say = (text: string): void => {
+    if (terminal.showsProgress) terminal.progress(text);
+    else terminal.say(text);
+  };
+  const given = { ...(headers === undefined ? {} : { headers }), ...(patch === undefined ? {} : { patch }) };
+  const loaded = await loadKernel({ on, ...given, say });
   terminal.progress(null);
   return loaded;
 }

@@ -5,25 +5,20 @@
  * replayed after it. One that is not in the table is reported as not modelled, and the run goes on.
  */
 import { type Steps, UsageError } from "../engine/index.ts";
-import { framesOf, kvmClearDirtyLog, kvmGetDirtyLog } from "../kvm/dirty-log.ts";
-import { collectDirtyRing, kvmResetDirtyRings } from "../kvm/dirty-ring.ts";
-import { kvmVmIoctlSetClock } from "../kvm/kvm-clock.ts";
-import { kvmSetMemoryRegion } from "../kvm/memory-region.ts";
+import type { Mm } from "../kernel/index.ts";
 import { KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, type SlotDescription } from "../kvm/memslots.ts";
-import { kvmVcpuPreFaultMemory, preFaultNeedsSignal } from "../kvm/pre-fault.ts";
-import { kvmVmIoctlSetNrMmuPages } from "../kvm/shadow/zap.ts";
-import type { Vm } from "../kvm/vm.ts";
-import { type Gpa, gfn, type Hva, hva, PAGE_SIZE } from "../machine/index.ts";
+import { gfn, type Hva, PAGE_SIZE } from "../machine/index.ts";
 import type { HostFollower } from "./host-follower.ts";
 import { recoverNxHugePages, recoveryRounds, writeFile } from "./kvm-settings.ts";
 import type { HostOperation } from "./operation.ts";
 import type { OperationResult } from "./run.ts";
 import type { Memory, Workload } from "./workload.ts";
+import type { WorkloadBody } from "./workload-body.ts";
 
 /** What an operation may use of the machine that runs the workload. */
 export interface OperationMachine {
   readonly workload: Workload;
-  readonly vm: Vm;
+  readonly body: WorkloadBody;
   /** Null: there is no recording. */
   readonly follower: HostFollower | null;
   /** Where a memory starts on the host. */
@@ -36,8 +31,6 @@ export interface OperationMachine {
     readonly end: Hva;
   };
 }
-
-const EINTR = 4;
 
 type Named<Name extends HostOperation["host"]> = Extract<HostOperation, { readonly host: Name }>;
 
@@ -59,7 +52,7 @@ const HOST_OPERATIONS: { readonly [Name in HostOperation["host"]]?: Code<Name> }
   fork_exit: nothing,
   sleep: (machine, { ms }) => {
     // A recording tells what else ran meanwhile.
-    if (machine.follower === null) recoverNxHugePages(machine, recoveryRounds(machine.vm.kvm.params, ms));
+    if (machine.follower === null) recoverNxHugePages(machine, recoveryRounds(machine.body.params, ms));
     return undefined;
   },
   write_file: (machine, { path, value }, task) => {
@@ -67,19 +60,19 @@ const HOST_OPERATIONS: { readonly [Name in HostOperation["host"]]?: Code<Name> }
     return undefined;
   },
   get_dirty_log: (machine, { slot }, task) => {
-    const log = machine.sequentially(task, () => kvmGetDirtyLog(machine.vm, slot));
-    return typeof log === "number" ? { rc: -log } : dirtyResult(framesOf(log));
+    const log = machine.sequentially(task, () => machine.body.getDirtyLog(slot));
+    return typeof log === "number" ? { rc: -log } : dirtyResult(log);
   },
   clear_dirty_log: (machine, { slot, first, pages }, task) => {
-    const errno = machine.sequentially(task, () => kvmClearDirtyLog(machine.vm, slot, first, pages));
+    const errno = machine.sequentially(task, () => machine.body.clearDirtyLog(slot, first, pages));
     return { rc: errno === 0 ? 0 : -errno };
   },
-  ring_collect: (machine, _operation, task) => machine.sequentially(task, () => collectAndReset(machine.vm)),
+  ring_collect: (machine, _operation, task) => machine.sequentially(task, () => collectAndReset(machine.body)),
   age: (machine, { mode, ...range }, task) => {
     // With a recording the calls are replayed.
     if (machine.follower !== null) return undefined;
     const { start, end } = machine.rangeOf(range);
-    const young = machine.sequentially(task, () => ageRange(machine.vm, mode, start, end));
+    const young = machine.sequentially(task, () => ageRange(machine.body.mm, mode, start, end));
     return { young: young ? "1" : "0", rc: 0 };
   },
   madvise: (machine, operation) => {
@@ -134,19 +127,15 @@ const HOST_OPERATIONS: { readonly [Name in HostOperation["host"]]?: Code<Name> }
     setMemoryRegion(machine, task, { ...slot, flags });
   },
   prefault: (machine, { vcpu, gpa, len }, task) => {
-    const thread = machine.vm.vcpus[vcpu];
-    if (thread === undefined) throw new UsageError(`prefault: there is no vcpu ${vcpu}; mend the workload`);
-    // Nobody else runs, so the VMM's own alarm is all that ends it.
-    if (preFaultNeedsSignal(thread)) return { rc: -EINTR };
-    machine.sequentially(task, () => kvmVcpuPreFaultMemory(thread, gpa as Gpa, len));
-    return undefined;
+    if (vcpu >= machine.body.vcpus) throw new UsageError(`prefault: there is no vcpu ${vcpu}; mend the workload`);
+    const errno = machine.sequentially(task, () => machine.body.preFault(vcpu, gpa, len));
+    return errno === 0 ? undefined : { rc: -errno };
   },
   nr_mmu_pages: (machine, { pages }, task) => {
-    const { shadow } = machine.vm;
-    if (shadow !== null) machine.sequentially(task, () => kvmVmIoctlSetNrMmuPages(shadow, pages));
+    machine.sequentially(task, () => machine.body.setNrMmuPages(pages));
   },
   set_clock: (machine, _operation, task) => {
-    machine.sequentially(task, () => kvmVmIoctlSetClock(machine.vm));
+    machine.sequentially(task, () => machine.body.setClock());
   },
 };
 
@@ -162,27 +151,27 @@ function dirtyResult(frames: readonly number[]): OperationResult {
 }
 
 /** The VMM collects the dirty rings of all vCPUs, and has them reset. */
-function* collectAndReset(vm: Vm): Steps<OperationResult> {
+function* collectAndReset(body: WorkloadBody): Steps<OperationResult> {
   const rings: Record<string, [number, number][]> = {};
   let collected = 0;
-  for (const { dirtyRing } of vm.vcpus) {
-    if (dirtyRing === null) continue;
-    const frames = yield* collectDirtyRing(dirtyRing);
-    if (frames.length > 0) rings[`vcpu${dirtyRing.index}_ring`] = frames.map(({ slot, offset }) => [slot, offset]);
+  for (let vcpu = 0; vcpu < body.vcpus; vcpu++) {
+    const frames = yield* body.collectDirtyRing(vcpu);
+    if (frames === null) continue;
+    if (frames.length > 0) rings[`vcpu${vcpu}_ring`] = frames.map(({ slot, offset }) => [slot, offset]);
     collected += frames.length;
   }
-  return { ...rings, collected, reset: yield* kvmResetDirtyRings(vm), rc: 0 };
+  return { ...rings, collected, reset: yield* body.resetDirtyRings(), rc: 0 };
 }
 
 /** The notifier's aging calls, as the host mm makes them. */
 function* ageRange(
-  { kvm }: Vm,
+  mm: Mm,
   mode: "clear_flush_young" | "clear_young" | "test_young",
   start: Hva,
   end: Hva,
 ): Steps<boolean> {
   let young = false;
-  for (const ops of kvm.mm.notifiers) {
+  for (const ops of mm.notifiers) {
     const steps =
       mode === "clear_flush_young"
         ? ops.clearFlushYoung(start, end)
@@ -216,21 +205,13 @@ function memoryOf(machine: OperationMachine, slot: number): Memory {
 }
 
 /** A memslot as it is now; null when there is none. */
-function slotOf({ vm }: OperationMachine, id: number): SlotDescription | null {
-  const slot = vm.kvm.memslots.byId(id);
-  if (slot === null) return null;
-  return {
-    id,
-    baseGfn: gfn(slot.base_gfn.peek()),
-    npages: slot.npages.peek(),
-    userspaceAddr: hva(slot.userspace_addr.peek()),
-    flags: slot.flags.peek(),
-  };
+function slotOf({ body }: OperationMachine, id: number): SlotDescription | null {
+  return body.slots().find((slot) => slot.id === id) ?? null;
 }
 
 /** The VMM's ioctl; its errors are the workload's business. */
 function setMemoryRegion(machine: OperationMachine, task: string, region: SlotDescription): void {
-  machine.sequentially(task, () => kvmSetMemoryRegion(machine.vm.kvm, region));
+  machine.sequentially(task, () => machine.body.setMemoryRegion(region));
 }
 
 type FlagName = "dirty_log" | "readonly";

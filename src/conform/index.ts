@@ -9,10 +9,20 @@
  *       if (result.firstDivergence !== null) console.log(formatDivergence(result));
  *     }
  */
-export { type CaseResult, compareWithRecording } from "./compare.ts";
+export { type CaseResult, compareRuns, compareWithRecording, type Divergence } from "./compare.ts";
 export { formatDivergence } from "./divergence-text.ts";
 export { parseTrace } from "./ftrace.ts";
 export { type ModelRun, runWorkload } from "./model.ts";
+export {
+  type RandomMmu,
+  type RandomOptions,
+  randomMmu,
+  randomWorkload,
+  type WorkloadDocument,
+} from "./random-diff.ts";
 export { findCases, loadRecording } from "./recording.ts";
-export type { EventLine } from "./run.ts";
-export { readWorkload, type Workload } from "./workload.ts";
+export type { EventLine, OperationResult, Stats } from "./run.ts";
+export { newCounters } from "./statistics.ts";
+export { tdpLeaves } from "./tdp-leaves.ts";
+export { parseWorkload, readWorkload, type Workload } from "./workload.ts";
+export type { BodySetup, DeviceAccess, DirtyRingEntry, Errno, MakeBody, WorkloadBody } from "./workload-body.ts";

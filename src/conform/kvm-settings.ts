@@ -2,12 +2,8 @@
  * What a workload sets of KVM itself: capabilities of the VM, parameters of the module, and the thread that one of these wakes.
  */
 
-import type { Steps } from "../engine/index.ts";
-import { mutexLock, mutexUnlock } from "../kernel/index.ts";
 import type { Kvm } from "../kvm/kvm.ts";
-import { kvmMmuZapAllFast } from "../kvm/mmu-zap.ts";
 import type { ModuleParams } from "../kvm/module-params.ts";
-import type { Vm } from "../kvm/vm.ts";
 import type { OperationMachine } from "./host-operations.ts";
 import type { Workload } from "./workload.ts";
 
@@ -29,38 +25,7 @@ const PARAMETER = /^\/sys\/module\/kvm\/parameters\/(\w+)$/;
 /** Writes a file. Settings that are not KVM's are the host's business. */
 export function writeFile(machine: OperationMachine, path: string, text: string, task: string): void {
   const name = PARAMETER.exec(path)?.[1];
-  const { params } = machine.vm.kvm;
-  const value = text.trim();
-  switch (name) {
-    case "eager_page_split":
-      params.eagerPageSplit = isOn(value);
-      break;
-    case "nx_huge_pages":
-      if (params.nxHugePages === isOn(value)) break;
-      params.nxHugePages = isOn(value);
-      machine.sequentially(task, () => zapAll(machine.vm));
-      break;
-    case "nx_huge_pages_recovery_ratio":
-      params.nxHugePagesRecoveryRatio = Number(value);
-      break;
-    case "nx_huge_pages_recovery_period_ms":
-      params.nxHugePagesRecoveryPeriodMs = Number(value);
-      break;
-    default:
-  }
-}
-
-/** What the kernel takes for true. "auto" is false: the modelled CPU does not have the erratum. */
-function isOn(value: string): boolean {
-  return /^(?:y|1|on|force)/i.test(value);
-}
-
-/** set_nx_huge_pages(): every VM's mappings are made anew. */
-function* zapAll(vm: Vm): Steps<void> {
-  const { slotsLock } = vm.kvm.memslots;
-  yield* mutexLock(slotsLock);
-  yield* kvmMmuZapAllFast(vm);
-  yield* mutexUnlock(slotsLock);
+  if (name !== undefined) machine.sequentially(task, () => machine.body.setParameter(name, text.trim()));
 }
 
 /** How the thread that recovers NX huge pages is called, as far as its name is traced. */
@@ -68,7 +33,7 @@ const RECOVERY_THREAD = "kvm-nx-lpage-re";
 
 /** Rounds of the thread that recovers NX huge pages. */
 export function recoverNxHugePages(machine: OperationMachine, rounds: number): void {
-  for (let i = 0; i < rounds; i++) machine.sequentially(RECOVERY_THREAD, () => machine.vm.ops.recoverNxHugePages());
+  for (let i = 0; i < rounds; i++) machine.sequentially(RECOVERY_THREAD, () => machine.body.recoverNxHugePages());
 }
 
 /** How many rounds the thread makes in a time when no recording says so. */

@@ -6,17 +6,21 @@
  * The MMU, the machine and the kernel's services are those that `check` explores; only one thread runs at a time. With a recording, the host's
  * part (which page backs what, which notifiers it calls) is taken from it; without, the modelled host mm decides.
  */
-import { addU64, runSequentially, type Steps, type U64, U64_ZERO, UsageError, u64, World } from "../engine/index.ts";
-import { Kernel, Mm, PageFrames, writeLock, writeUnlock } from "../kernel/index.ts";
-import { kvmPrepareDirtyBitmap } from "../kvm/dirty-log.ts";
-import { loadPdptrs } from "../kvm/guest-walk.ts";
-import { Kvm } from "../kvm/kvm.ts";
-import { kvmMmuUninitTdpMmu } from "../kvm/tdp-zap.ts";
+import {
+  addU64,
+  runSequentially,
+  type Steps,
+  type U64,
+  U64_ZERO,
+  UsageError,
+  u64,
+  type World,
+} from "../engine/index.ts";
+import type { Mm } from "../kernel/index.ts";
 import { formatEvent, isKvmEvent, isStatEvent, type KvmEvent } from "../kvm/trace.ts";
-import { type KvmVariants, variantsOfKernel } from "../kvm/variants.ts";
-import { kvmArchVcpuIoctlRun } from "../kvm/vcpu.ts";
-import { Vm } from "../kvm/vm.ts";
-import { gfn, type Hva, hva, Interrupts, PAGE_SIZE, pagingModeOf } from "../machine/index.ts";
+import type { KvmVariants, Paging } from "../kvm/variants.ts";
+import type { Vm } from "../kvm/vm.ts";
+import { gfn, type Hva, hva, PAGE_SIZE, pagingModeOf } from "../machine/index.ts";
 import { exceptionHandler, type GuestProgramContext, guestCode } from "./guest-code.ts";
 import { CONTROL_PAGES, GuestTables } from "./guest-tables.ts";
 import { HostFollower, windowOf } from "./host-follower.ts";
@@ -24,8 +28,9 @@ import type { HostLayout, SlotMarker } from "./host-layout.ts";
 import { type OperationMachine, runHostOperation } from "./host-operations.ts";
 import { HostPlan } from "./host-plan.ts";
 import type { InitialState } from "./initial-state.ts";
-import { applySettings, recoverNxHugePages } from "./kvm-settings.ts";
+import { recoverNxHugePages } from "./kvm-settings.ts";
 import { type GuestOperation, type HostOperation, membersOf, type Operation } from "./operation.ts";
+import { OwnBody } from "./own-body.ts";
 import { OwnHost } from "./own-host.ts";
 import { type OwnLayout, ownBytes, ownLayout, ownSlots, ownWindow } from "./own-layout.ts";
 import { isNotifierEvent, notifierEvent, notifierText } from "./own-notifiers.ts";
@@ -33,8 +38,8 @@ import type { KernelRecording, ResolvedMember } from "./recording.ts";
 import { guestResult, hostResult } from "./results.ts";
 import type { EventLine, OperationResult, OperationRun, Stats, WorkloadRun } from "./run.ts";
 import { checkRunnable } from "./runnable.ts";
-import { newCounters, statsOf } from "./statistics.ts";
 import { CONTROL_SLOT, type Workload } from "./workload.ts";
+import type { BodySetup, MakeBody, WorkloadBody } from "./workload-body.ts";
 
 export interface ModelInput {
   readonly workload: Workload;
@@ -44,6 +49,10 @@ export interface ModelInput {
   readonly kernel: string;
   /** What the host did; null: the modelled host decides. */
   readonly recording: KernelRecording | null;
+  /** Default: npt. */
+  readonly paging?: Paging;
+  /** The MMU that it runs on; left out: racewalk's own. */
+  readonly makeBody?: MakeBody;
   /** Designs in which the VM differs from the kernel's on the machine of the recordings: EPT, PML. */
   readonly variants?: Partial<KvmVariants>;
   /** The CPU keeps translations from one stay in the guest to the next, which the processor of the recordings does not. */
@@ -65,6 +74,8 @@ export interface InspectedMachine {
 export interface ModelRun extends WorkloadRun {
   /** What the model cannot do yet, as `ops[3]: dirty_log`; the run went on without it. */
   readonly notModelled: readonly string[];
+  /** What the MMU's tables hold at the end (workload-body.ts). */
+  readonly leaves: readonly string[];
 }
 
 interface GuestStore {
@@ -88,15 +99,17 @@ export function runWorkload(input: ModelInput): ModelRun {
     input.inspect?.(machine, at, run);
     return run;
   });
+  const { layout, notModelled } = machine;
+  const leaves = machine.body.leaves();
   const teardown = machine.tearDown();
   input.inspect?.(machine, operations.length, null);
-  return { setup, operations, teardown, layout: machine.layout, notModelled: machine.notModelled };
+  return { setup, operations, teardown, layout, notModelled, leaves };
 }
 
 class ModelMachine implements OperationMachine, InspectedMachine {
   readonly notModelled: string[] = [];
   readonly layout: HostLayout;
-  readonly vm: Vm;
+  readonly body: WorkloadBody;
   readonly workload: Workload;
   private readonly input: ModelInput;
   private readonly world: World;
@@ -107,7 +120,6 @@ class ModelMachine implements OperationMachine, InspectedMachine {
   private readonly ownPlaces: OwnLayout;
   private readonly tables: GuestTables;
   private readonly initial: InitialState;
-  readonly counters: Stats;
   private reported = 0;
 
   constructor(input: ModelInput) {
@@ -123,39 +135,44 @@ class ModelMachine implements OperationMachine, InspectedMachine {
     const gigantic = block > 512 || workload.memory.some((memory) => memory.backing === "hugetlb1g");
     const blockBytes = (this.plan?.blocks ?? []).reduce((sum, { count }) => sum + count * PAGE_SIZE, 0);
     const lanes = workload.vcpus + 2;
-    const staticBytes = this.plan === null ? ownBytes(workload) : MEMORY_BYTES + 2 * blockBytes;
-    this.world = new World({ staticBytes, arenaBytes: PAGE_SIZE, tasksMax: lanes });
-    const align = gigantic ? 512 * HUGE : HUGE;
+    const bytes = this.plan === null ? ownBytes(workload) : MEMORY_BYTES + 2 * blockBytes;
+    // A kernel's own walk of host page tables wants whole tables.
+    const align = gigantic || input.makeBody !== undefined ? 512 * HUGE : HUGE;
     const window = this.plan === null ? ownWindow(this.ownPlaces, align) : windowOf(this.layout.places, align);
-    const variants = { ...variantsOfKernel(kernel), ...input.variants };
     const isOwn = this.plan === null;
-    const frames = new PageFrames(this.world, { reuse: isOwn });
-    const kvmKernel = new Kernel(this.world);
-    this.mm = new Mm(this.world, frames, hva(window.base), window.pages, {
-      gigantic,
-      hugePages: isOwn,
-      kernel: variants.kernel,
-    });
+    const { makeBody = (setup: BodySetup): WorkloadBody => new OwnBody(setup), paging = "npt" } = input;
+    const mm = { gigantic, hugePages: isOwn };
+    const frames = { reuse: isOwn };
+    const { variants = {} } = input;
+    const body = makeBody({ workload, kernel, paging, variants, bytes, lanes, window, frames, mm });
+    this.body = body;
+    this.world = body.world;
+    this.mm = body.mm;
     this.own = isOwn ? new OwnHost(this.mm, workload, this.ownPlaces) : null;
-    const kvm = new Kvm(this.world, kvmKernel, this.mm, variants);
-    applySettings(kvm, workload);
-    this.vm = new Vm(kvm, new Interrupts(this.world, lanes));
     const { plan } = this;
     this.follower =
-      plan === null ? null : new HostFollower(this.world, this.mm, plan, () => this.slotPlaces(), kvm.params);
+      plan === null ? null : new HostFollower(this.world, this.mm, plan, () => this.slotPlaces(), body.params);
     if (this.follower !== null) this.mm.policy = this.follower;
     if (isOwn) this.mm.onNotify = (edge, range) => this.world.emit(notifierEvent(edge, range));
-    this.vm.tracesExits = workload.traceExits;
-    this.counters = newCounters(kernel, workload.vcpus);
+    body.tracesExits = workload.traceExits;
+  }
+
+  /** racewalk's own VM; there is none when a kernel's source runs. */
+  private get ownBody(): OwnBody {
+    if (this.body instanceof OwnBody) return this.body;
+    throw new Error("only racewalk's own MMU can be inspected");
+  }
+
+  get vm(): Vm {
+    return this.ownBody.vm;
+  }
+
+  get counters(): Stats {
+    return this.ownBody.counters;
   }
 
   private slotPlaces(): { baseGfn: number; npages: number; hva: number }[] {
-    const { memslots } = this.vm.kvm;
-    return memslots.slotsOf(memslots.setAt(memslots.active.peek())).map((slot) => ({
-      baseGfn: slot.base_gfn.peek(),
-      npages: slot.npages.peek(),
-      hva: slot.userspace_addr.peek(),
-    }));
+    return this.body.slots().map(({ baseGfn, npages, userspaceAddr }) => ({ baseGfn, npages, hva: userspaceAddr }));
   }
 
   // --- set-up ------------------------------------------------------------------------------------------------------
@@ -176,15 +193,14 @@ class ModelMachine implements OperationMachine, InspectedMachine {
         this.addSlot(step.slot);
       }
     }
-    for (let i = 0; i < this.input.workload.vcpus; i++) {
-      const vcpu = this.vm.addVcpu(i);
-      vcpu.reset(pagingModeOf(this.initial));
-      vcpu.guest.handler = exceptionHandler(this.workload);
-      // The processor of the recordings keeps no translation from one VMRUN to the next.
-      vcpu.guest.forgetsBetweenStays = this.input.keepsTranslations !== true;
-    }
     this.writeGuestTables();
-    this.loadPdptes();
+    for (let i = 0; i < this.input.workload.vcpus; i++) {
+      this.sequentially(`vcpu${i}`, () => this.body.addVcpu(pagingModeOf(this.initial)));
+      const guest = this.body.guest(i);
+      guest.handler = exceptionHandler(this.workload);
+      // The processor of the recordings keeps no translation from one VMRUN to the next.
+      guest.forgetsBetweenStays = this.input.keepsTranslations !== true;
+    }
     return [...lines, ...this.newEvents()];
   }
 
@@ -204,24 +220,14 @@ class ModelMachine implements OperationMachine, InspectedMachine {
   }
 
   private addSlot(slot: SlotMarker): void {
-    const { memslots } = this.vm.kvm;
-    const made = memslots.addDuringSetup({
+    const description = {
       id: slot.slot,
       baseGfn: gfn(slot.gpa / PAGE_SIZE),
       npages: slot.size / PAGE_SIZE,
       userspaceAddr: hva(slot.hva),
       flags: slot.flags,
-    });
-    kvmPrepareDirtyBitmap(this.vm, { old: null, new: made, change: "create" });
-  }
-
-  /** KVM_SET_SREGS: CR3 of a PAE guest is loaded with its PDPTEs. */
-  private loadPdptes(): void {
-    for (const vcpu of this.vm.vcpus) {
-      const { mode } = vcpu.guest;
-      if (!mode.paging || mode.levels !== 3) continue;
-      this.sequentially(`vcpu${vcpu.id}`, () => loadPdptrs(vcpu, mode.cr3));
-    }
+    };
+    this.sequentially("vmm", () => this.body.addSlot(description));
   }
 
   private writeGuestTables(): void {
@@ -274,7 +280,7 @@ class ModelMachine implements OperationMachine, InspectedMachine {
   run(operation: Operation, at: number): OperationRun {
     this.follower?.begin(at);
     const record = this.input.recording?.operations[at];
-    const before = this.counters.vm["remote_tlb_flush_requests"] ?? 0;
+    const before = this.body.stats().vm["remote_tlb_flush_requests"] ?? 0;
     const results: OperationResult[] = [];
     let replayed = false;
     for (const [nth, member] of membersOf(operation).entries()) {
@@ -286,8 +292,8 @@ class ModelMachine implements OperationMachine, InspectedMachine {
     }
     if (this.plan !== null) recoverNxHugePages(this, this.plan.recoveries(at));
     const events = this.newEvents();
-    const flushes = (this.counters.vm["remote_tlb_flush_requests"] ?? 0) - before;
-    return { events, stats: statsOf(this.counters), flushes, results };
+    const stats = this.body.stats();
+    return { events, stats, flushes: (stats.vm["remote_tlb_flush_requests"] ?? 0) - before, results };
   }
 
   private get programContext(): GuestProgramContext {
@@ -295,16 +301,20 @@ class ModelMachine implements OperationMachine, InspectedMachine {
   }
 
   private runGuest(operation: GuestOperation, resolved: ResolvedMember | null): OperationResult {
-    const vcpu = this.vm.vcpus[operation.vcpu] as Vm["vcpus"][number];
+    const { body } = this;
+    const { vcpu } = operation;
+    const guest = body.guest(vcpu);
     const code = guestCode(this.programContext, operation, resolved ?? this.tables.resolve(operation));
-    vcpu.guest.lastRead = U64_ZERO;
-    const task = `vcpu${vcpu.id}`;
-    let result = this.sequentially(task, () => kvmArchVcpuIoctlRun(vcpu, code));
+    guest.lastRead = U64_ZERO;
+    const task = `vcpu${vcpu}`;
+    let result = this.sequentially(task, () => body.run(vcpu, code));
     while (result === "mmio") {
-      if (vcpu.mmio !== null && !vcpu.mmio.isWrite) vcpu.mmio.data = mmioAnswer(vcpu.mmio.action.size);
-      result = this.sequentially(task, () => kvmArchVcpuIoctlRun(vcpu, null));
+      const access = body.deviceAccess(vcpu);
+      const answer = mmioAnswer(access?.size ?? 0);
+      if (access !== null && !access.isWrite) body.answerDevice(vcpu, answer.lo, answer.hi);
+      result = this.sequentially(task, () => body.run(vcpu, null));
     }
-    return guestResult(vcpu, result);
+    return guestResult(vcpu, guest, result);
   }
 
   private runHost(operation: HostOperation, place: string, task: string, first: boolean): OperationResult {
@@ -348,31 +358,23 @@ class ModelMachine implements OperationMachine, InspectedMachine {
   // --- the end -----------------------------------------------------------------------------------------------------
 
   tearDown(): readonly EventLine[] {
-    const { kvm, ops, vcpus, shadow, tdp } = this.vm;
-    this.sequentially("vmm", function* () {
-      yield* writeLock(kvm.mmuLock);
-      yield* ops.zapAll();
-      yield* writeUnlock(kvm.mmuLock);
-      for (const vcpu of vcpus) yield* ops.unload(vcpu);
-      if (shadow === null) yield* kvmMmuUninitTdpMmu(tdp);
-    });
+    this.sequentially("vmm", () => this.body.destroy());
     return this.newEvents();
   }
 
   /** What was reported since the last call; statistics are added up on the way. */
   private newEvents(): readonly EventLine[] {
     const { trace } = this.world;
-    const { kernel } = this.vm.kvm.variants;
+    const { body } = this;
     const lines: EventLine[] = [];
     for (; this.reported < trace.length; this.reported++) {
       const { task, event } = trace[this.reported] as (typeof trace)[number];
       if (isStatEvent(event)) {
-        const counters = event.vcpu === null ? this.counters.vm : this.counters.vcpu[event.vcpu];
-        (counters as Record<string, number>)[event.stat] = (counters?.[event.stat] ?? 0) + event.delta;
+        body.count(event);
       } else if (isNotifierEvent(event)) {
         lines.push({ task: task?.name ?? "vmm", event: event.name, text: notifierText(event) });
       } else if (isKvmEvent(event)) {
-        const text = formatEvent(event as KvmEvent, kernel, this.vm.tdp.layout);
+        const text = formatEvent(event as KvmEvent, body.kernel, body.layout);
         lines.push({ task: task?.name ?? "vmm", event: event.name, text });
       }
     }

@@ -1,6 +1,7 @@
 /** What operations return, in the words of the recordings' stats.json. */
 import { hexU64 } from "../engine/index.ts";
-import type { RunResult, Vcpu } from "../kvm/vcpu.ts";
+import type { RunResult } from "../kvm/vcpu.ts";
+import type { GuestCpu } from "../machine/index.ts";
 import type { HostResult } from "./own-host.ts";
 import type { OperationResult } from "./run.ts";
 
@@ -8,16 +9,16 @@ import type { OperationResult } from "./run.ts";
 const EXIT_DIRTY_RING_FULL = 31;
 
 /** How a guest operation ended, and the last value that it read. */
-export function guestResult(vcpu: Vcpu, result: RunResult): OperationResult {
-  const base = { vcpu: vcpu.id };
+export function guestResult(vcpu: number, guest: GuestCpu, result: RunResult): OperationResult {
+  const base = { vcpu };
   switch (result) {
     case "io":
     case "done":
       // The handler of the guest's page faults leaves by an OUT, too.
-      if (vcpu.guest.lastFault !== null) return guestFault(vcpu);
-      return { ...base, end: "done", rax: `0x${hexU64(vcpu.guest.lastRead)}` };
+      if (guest.lastFault !== null) return guestFault(vcpu, guest);
+      return { ...base, end: "done", rax: `0x${hexU64(guest.lastRead)}` };
     case "guest-fault":
-      return guestFault(vcpu);
+      return guestFault(vcpu, guest);
     case "efault":
       return { ...base, end: "run_errno_14" };
     case "dirty-ring-full":
@@ -27,11 +28,11 @@ export function guestResult(vcpu: Vcpu, result: RunResult): OperationResult {
   }
 }
 
-function guestFault(vcpu: Vcpu): OperationResult {
-  const { lastFault } = vcpu.guest;
+function guestFault(vcpu: number, guest: GuestCpu): OperationResult {
+  const { lastFault } = guest;
   const hex = (value: number): string => `0x${value.toString(16)}`;
   const fault = { cr2: hex(lastFault?.gva ?? 0), error_code: hex(lastFault?.errorCode ?? 0) };
-  return { vcpu: vcpu.id, end: "guest_pf", ...fault };
+  return { vcpu, end: "guest_pf", ...fault };
 }
 
 /** What an operation of the VMM returned; null: it is known to have been done, and no more. */

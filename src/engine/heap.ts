@@ -38,10 +38,13 @@ export class Heap {
     this.words = new Uint32Array(bytes / 4);
   }
 
-  /** From here on memory lies at the start of `buffer`: that of a WebAssembly module, say, whose addresses then are the heap's. */
-  moveTo(buffer: ArrayBuffer): void {
+  /**
+   * From here on memory lies at the start of `buffer`: that of a WebAssembly module, say, whose addresses then are the heap's.
+   * @param used bytes at the start that were written already; the rest is zero
+   */
+  moveTo(buffer: ArrayBuffer, used: number): void {
     const words = new Uint32Array(buffer, 0, this.words.length);
-    words.set(this.words);
+    words.set(this.words.subarray(0, used >>> 2));
     this.words = words;
   }
 

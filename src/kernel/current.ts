@@ -99,6 +99,11 @@ export class Current {
     assertThat(why === null, `${what} may sleep, but ${this.task.name} ${why}`, "sleeping-in-atomic");
   }
 
+  /** in_atomic(), or with interrupts off: it may not sleep. */
+  get isAtomic(): boolean {
+    return this.atomicBecause() !== null;
+  }
+
   private atomicBecause(): string | null {
     const spinning = this.held.find((held) => held.atomic);
     if (spinning !== undefined) return `holds ${spinning.lock.name}`;

@@ -1,26 +1,36 @@
 /** The tracepoints kvm_entry and kvm_exit, with an exit's details as SVM has them. */
-import type { VmExit } from "../machine/index.ts";
+import type { GuestCpu, VmExit } from "../machine/index.ts";
+import type { KvmEvent } from "./trace.ts";
 import type { Vcpu } from "./vcpu.ts";
 
+/** A vCPU, as far as these events look at it. */
+interface TracedVcpu {
+  readonly id: number;
+  readonly guest: GuestCpu;
+}
+
 export function traceEntry(vcpu: Vcpu): void {
+  if (vcpu.vm.tracesExits) vcpu.vm.emit(entryEvent(vcpu));
+}
+
+export function traceExit(vcpu: Vcpu, exit: VmExit): void {
   if (!vcpu.vm.tracesExits) return;
-  const { rip, eventInjection } = vcpu.guest;
-  vcpu.vm.emit({ name: "kvm_entry", vcpu: vcpu.id, rip, injected: eventInjection?.errorCode ?? null });
+  const event = exitEvent(vcpu, vcpu.requests.peek(), exit);
+  if (event !== null) vcpu.vm.emit(event);
+}
+
+/** kvm_entry, of a vCPU that is about to enter the guest. */
+export function entryEvent({ id, guest }: TracedVcpu): KvmEvent {
+  return { name: "kvm_entry", vcpu: id, rip: guest.rip, injected: guest.eventInjection?.errorCode ?? null };
 }
 
 type TracedExit = Exclude<VmExit, { readonly kind: "done" | "guest-fault" }>;
 
-export function traceExit(vcpu: Vcpu, exit: VmExit): void {
-  if (!vcpu.vm.tracesExits || exit.kind === "done" || exit.kind === "guest-fault") return;
-  const interrupted = vcpu.guest.exitEvent?.errorCode ?? null;
-  const common = {
-    name: "kvm_exit",
-    vcpu: vcpu.id,
-    rip: exit.rip,
-    requests: vcpu.requests.peek(),
-    interrupted,
-  } as const;
-  vcpu.vm.emit({ ...common, ...detailsOf(exit) });
+/** kvm_exit; null for what is no exit of a real CPU. */
+export function exitEvent({ id, guest }: TracedVcpu, requests: number, exit: VmExit): KvmEvent | null {
+  if (exit.kind === "done" || exit.kind === "guest-fault") return null;
+  const interrupted = guest.exitEvent?.errorCode ?? null;
+  return { name: "kvm_exit", vcpu: id, rip: exit.rip, requests, interrupted, ...detailsOf(exit) };
 }
 
 /** Of the guest's OUT: one byte to port 0x10. */

@@ -172,7 +172,10 @@ function linkModule(built: readonly BuiltUnit[], part: string, { commands }: Too
   execFileSync(commands.clang, [...plain, join(RUNTIME, "access.c"), "-o", join(part, "access.o")]);
   writeFileSync(join(part, "missing.c"), missingVariables(built));
   execFileSync(commands.clang, [...plain, join(part, "missing.c"), "-o", join(part, "missing.o")]);
-  const exported = built.flatMap(({ facts }) => facts.defined.filter((name) => name.startsWith("rw_")));
+  const exported = built.flatMap(({ facts }) => [
+    ...facts.defined.filter((name) => name.startsWith("rw_")),
+    ...Object.keys(facts.globals).filter((name) => name.startsWith(KEPT)),
+  ]);
   execFileSync(commands.linker, [
     ..."-mwasm64 --no-entry --import-memory --export-table --allow-undefined --gc-sections".split(" "),
     ...`--global-base=${DATA_START} --Map=${join(part, "map")} -z stack-size=65536`.split(" "),
@@ -183,10 +186,13 @@ function linkModule(built: readonly BuiltUnit[], part: string, { commands }: Too
   return readFileSync(join(part, "map"), "utf8");
 }
 
+/** What variables of the run-time are called that are only looked at from outside. */
+const KEPT = "rw_kept_";
+
 /** Variables of access.c that the machine sets. */
 const OWN_VARIABLES = [
   ..."rw_native rw_site rw_high rw_constants_from rw_constants_bytes rw_stacks_from rw_stacks_bytes".split(" "),
-  ..."rw_memory_bytes rw_current rw_cpu rw_percpu_offset rw_racing".split(" "),
+  ..."rw_memory_bytes rw_current rw_cpu rw_percpu_offset rw_racing rw_tracing rw_vmemmap".split(" "),
 ];
 
 /** Variables of the rest of the kernel, of which only the address is used or zeros will do. */

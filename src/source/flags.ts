@@ -25,6 +25,7 @@ const FILES = [
   "arch/x86/kvm/mmu/spte.c",
   "arch/x86/kvm/mmu/page_track.c",
   "arch/x86/kvm/mtrr.c",
+  "arch/x86/kvm/regs.c",
   "lib/rbtree.c",
   "lib/find_bit.c",
   "lib/interval_tree.c",
@@ -36,10 +37,10 @@ const FILES = [
 /** Compiled inside a file of the run-time, which reaches their static functions. */
 const INSIDE: Readonly<Record<string, string>> = {
   kvm_main: "virt/kvm/kvm_main.c",
-  x86: "arch/x86/kvm/x86.c",
   mmu: "arch/x86/kvm/mmu/mmu.c",
+  x86: "arch/x86/kvm/x86.c",
 };
-const OWN = ["boot", "gpc"];
+const OWN = ["boot", "gpc", "emulate"];
 
 export function unitsOf(tree: KernelTree): Unit[] {
   const files = FILES.filter((file) => existsSync(join(tree.root, file)));

@@ -3,7 +3,16 @@
  * by kvm_set_memory_region(). The host process (munmap, get_user_pages) is ours, as it is for the TypeScript body.
  */
 import { assert, cell, runSequentially, type Steps, type World } from "../engine/index.ts";
-import { current, Kernel, Mm, type NotifierRange, type PageFrames, PROT_READ, PROT_WRITE } from "../kernel/index.ts";
+import {
+  current,
+  Kernel,
+  Mm,
+  type MmOptions,
+  type NotifierRange,
+  type PageFrames,
+  PROT_READ,
+  PROT_WRITE,
+} from "../kernel/index.ts";
 import { hva, PAGE_SIZE } from "../machine/index.ts";
 import { GPC_HOST, type Scene, type SceneOptions } from "../studies/gpc-refresh.ts";
 import { ABANDONED, Host, SourceFrames } from "./host.ts";
@@ -61,6 +70,7 @@ export function bootKernel(
   world: World,
   image: Image,
   process: { readonly base: ReturnType<typeof hva>; readonly pages: number },
+  more: { readonly mm?: MmOptions; readonly frames?: { readonly reuse: boolean } } = {},
 ): { kernel: CompiledKernel; mm: Mm; host: Host; linux: Kernel } {
   const made: { host: Host | null } = { host: null };
   const kernel = new CompiledKernel(
@@ -69,9 +79,9 @@ export function bootKernel(
     servicesOf(() => made.host as Host),
   );
   const linux = new Kernel(world);
-  const frames = new SourceFrames(world);
+  const frames = new SourceFrames(world, more.frames);
   frames.attach(kernel);
-  const mm = new Mm(world, frames as PageFrames, process.base, process.pages);
+  const mm = new Mm(world, frames as PageFrames, process.base, process.pages, more.mm);
   const host = new Host(world, linux, frames, mm, typesBySize(image));
   made.host = host;
   host.mmapLock = kernel.addressOf("rw_mm") + kernel.offsetOf("mm_struct", "mmap_lock");

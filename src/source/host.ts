@@ -16,30 +16,46 @@ import {
   SpinLock,
   Srcu,
 } from "../kernel/index.ts";
-import type { GuestCpu, Interrupts, Pfn } from "../machine/index.ts";
+import { type GuestCpu, type Interrupts, PAGE_SIZE, type Pfn } from "../machine/index.ts";
 import type { CompiledKernel } from "./machine.ts";
 
 type StructPage = ReturnType<PageFrames["pageOf"]>;
 
-/** struct page, as the kernel has it: a reference count that C code changes too. */
+/** struct page, as the kernel has it: a reference count that C code changes too, and heads and tails of huge pages. */
 export class SourceFrames extends PageFrames {
   private kernel: CompiledKernel | null = null;
   private base = 0;
   private bytes = 0;
-  private offset = 0;
+  private refcountAt = 0;
 
-  /** From here on reference counts are those of the kernel's memory map. */
+  /** From here on reference counts are those of the kernel's memory map. Before anything is allocated. */
   attach(kernel: CompiledKernel): void {
     this.kernel = kernel;
-    this.base = kernel.addressOf("rw_pages");
     this.bytes = kernel.image.description.structs["page"]?.bytes ?? 64;
-    this.offset = kernel.offsetOf("page", "_refcount");
+    this.refcountAt = kernel.offsetOf("page", "_refcount");
+    const { world } = kernel;
+    const describe = kernel.describe("page");
+    this.base = world.allocate((world.heap.bytes / PAGE_SIZE) * this.bytes, "", (offset) => {
+      const field = describe(offset % this.bytes);
+      return `pages[${Math.floor(offset / this.bytes)}]${field === "" ? "" : `.${field}`}`;
+    });
+    kernel.set("rw_vmemmap", this.base);
   }
 
   override allocate(label: string, count = 1): Pfn {
     const first = super.allocate(label, count);
-    for (let i = 0; i < count; i++) this.refcount((first + i) as Pfn).value = 1;
+    this.refcount(first).value = 1;
+    if (count > 1) this.makeCompound(first, count);
     return first;
+  }
+
+  private makeCompound(first: Pfn, count: number): void {
+    const { kernel } = this;
+    if (kernel === null) return;
+    const head = this.addressOf(first);
+    kernel.poke(head + kernel.offsetOf("page", "flags"), 8, kernel.peek(kernel.addressOf("rw_kept_page_head"), 8));
+    const compoundHead = kernel.offsetOf("page", "compound_head");
+    for (let i = 1; i < count; i++) kernel.poke(this.addressOf((first + i) as Pfn) + compoundHead, 8, head + 1);
   }
 
   override pageOf(frame: Pfn): StructPage {
@@ -47,7 +63,7 @@ export class SourceFrames extends PageFrames {
   }
 
   override headOf(frame: Pfn): StructPage {
-    return this.withRefcount(super.headOf(frame), frame);
+    return this.withRefcount(super.headOf(frame), (frame - (frame % this.folioPages(frame))) as Pfn);
   }
 
   private withRefcount(page: StructPage, frame: Pfn): StructPage {
@@ -67,7 +83,7 @@ export class SourceFrames extends PageFrames {
 
   private refcount(frame: Pfn): Cell {
     if (this.kernel === null) throw new EngineBug("frames are allocated before the kernel is there");
-    return new Cell<number>(this.kernel.world, this.addressOf(frame) + this.offset, 4, false);
+    return new Cell<number>(this.kernel.world, this.addressOf(frame) + this.refcountAt, 4, false);
   }
 }
 
@@ -93,6 +109,14 @@ export class Host {
   readonly caches = new Map<number, SlabCache>();
   /** What the kernel said during set-up. */
   readonly log: string[] = [];
+  /** Warnings of the kernel are failures now: set-up is over, as it is when the world has started. */
+  warns = false;
+  /** The address that get_user_pages() has last brought in, for hva_to_pfn()'s second look. */
+  broughtIn = -1;
+  /** What queue_work() was given and nobody has done yet. */
+  readonly works: { readonly work: number; readonly func: number }[] = [];
+  /** Where a walk of the process's page tables starts; null where nobody walks them. */
+  pageTables: { pgdOffset(addr: number): number } | null = null;
   /** Interrupts between CPUs; null where no CPU is in guest mode. */
   interrupts: Interrupts | null = null;
   /** The CPUs that run guests, by number; each made anew with the body of its task. */

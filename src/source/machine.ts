@@ -98,6 +98,9 @@ export class CompiledKernel {
   private rewinding = false;
   private answer: number | bigint | undefined = undefined;
   private hashes = false;
+  private onEvent: ((name: string, structure: string, entry: number) => void) | null = null;
+  /** Texts of C that do not change, by address. */
+  private readonly texts = new Map<number, string>();
 
   /** Set-up only, before anything else is allocated. */
   constructor(world: World, image: Image, services: Services) {
@@ -113,7 +116,7 @@ export class CompiledKernel {
     this.stacks = Math.ceil((heap.bytes + heap.bytes / 64) / WASM_PAGE) * WASM_PAGE;
     const total = this.stacks + LANE_BYTES * world.tasksMax;
     this.memory = new WebAssembly.Memory({ initial: Math.ceil(total / WASM_PAGE) });
-    heap.moveTo(this.memory.buffer);
+    heap.moveTo(this.memory.buffer, dataEnd);
     this.words = new Uint32Array(this.memory.buffer);
     this.bytes = new Uint8Array(this.memory.buffer);
     const instance = new WebAssembly.Instance(image.module, { env: this.environment(), racewalk: this.accesses() });
@@ -132,11 +135,37 @@ export class CompiledKernel {
 
   // --- variables and names -----------------------------------------------------------------------------------------
 
-  /** Address of an exported variable of the run-time. */
-  private set(name: string, value: number): void {
+  /** Sets an exported variable of the run-time. */
+  set(name: string, value: number): void {
     const addr = this.at[name];
     assert(addr !== undefined, `the module does not export ${name}`);
     this.words[addr >>> 2] = value;
+  }
+
+  /** From here on tracepoints are told: their name, their structure, and where it is. */
+  traceEvents(onEvent: (name: string, structure: string, entry: number) => void): void {
+    this.onEvent = onEvent;
+    this.set("rw_tracing", 1);
+  }
+
+  /** Memory as it is, the stacks of C included: for events, and for set-up. */
+  peek(addr: number, size: AccessSize): number {
+    if (size === 1) return this.bytes[addr] as number;
+    const word = this.words[addr >>> 2] as number;
+    if (size === 2) return (word >>> (8 * (addr & 3))) & 0xffff;
+    return size === 4 ? word : (this.words[(addr >>> 2) + 1] as number) * 0x1_0000_0000 + word;
+  }
+
+  /** The high half of 8 bytes. */
+  peekHigh(addr: number): number {
+    return this.words[(addr >>> 2) + 1] as number;
+  }
+
+  /** Writes what nobody else looks at yet. */
+  poke(addr: number, size: AccessSize, value: number): void {
+    if (size === 1) this.bytes[addr] = value;
+    else this.words[addr >>> 2] = value >>> 0;
+    if (size === 8) this.words[(addr >>> 2) + 1] = Math.floor(value / 0x1_0000_0000);
   }
 
   /** Address of a variable of the kernel. */
@@ -180,6 +209,14 @@ export class CompiledKernel {
     let end = addr;
     while (this.bytes[end] !== 0 && end - addr < 256) end++;
     return new TextDecoder().decode(this.bytes.slice(addr, end));
+  }
+
+  private constantText(addr: number): string {
+    const known = this.texts.get(addr);
+    if (known !== undefined) return known;
+    const text = this.text(addr);
+    this.texts.set(addr, text);
+    return text;
   }
 
   /** Makes plain accesses to these places operations. Set-up only. */
@@ -358,6 +395,9 @@ export class CompiledKernel {
         const value = (BigInt(hi >>> 0) << 32n) | BigInt(lo >>> 0);
         throw new Violation("wild-pointer", `access to 0x${value.toString(16)}${this.where(site)}: no memory is there`);
       },
+      event: (name: number, structure: number, entry: number): void => {
+        this.onEvent?.(this.constantText(name >>> 0), this.constantText(structure >>> 0), entry >>> 0);
+      },
       assembly: (site: number): never => {
         throw new UsageError(
           `the kernel gets to inline assembly${this.where(site)}; give it a C replacement in the override headers`,
@@ -407,7 +447,8 @@ export class CompiledKernel {
   }
 
   private serviceImport(name: string, kind: ImportKind): (...args: (number | bigint)[]) => number | bigint | undefined {
-    const service = this.services[name];
+    // Events that no file here creates.
+    const service = this.services[name] ?? (name.startsWith("tracepoint_") ? (): Answer => 0 : undefined);
     return (...args) => {
       if (this.rewinding) return this.stopRewinding();
       if (service === undefined) {

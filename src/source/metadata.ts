@@ -55,12 +55,12 @@ export class Metadata {
   }
 
   /** Layouts of the structures of these names, with the fields of structures inside them. */
-  layouts(wanted: ReadonlySet<string>): Map<string, StructLayout> {
+  layouts(isWanted: (name: string) => boolean): Map<string, StructLayout> {
     const found = new Map<string, StructLayout>();
     for (const node of this.nodes.values()) {
       if (!node.startsWith("!DICompositeType(tag: DW_TAG_structure_type")) continue;
       const name = text(node, "name");
-      if (name === "" || !wanted.has(name) || reference(node, "elements") === null) continue;
+      if (name === "" || !isWanted(name) || reference(node, "elements") === null) continue;
       found.set(name, { bytes: bits(node, "size") / 8, fields: this.fieldsOf(node, "", 0, 0) });
     }
     return found;

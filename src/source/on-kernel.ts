@@ -57,6 +57,21 @@ export async function loadStudyOnKernel(name: string, options: OnKernelOptions):
   return { source: { name, fileUrl: studyModuleUrl(name, bodies) }, study };
 }
 
+export interface LoadedKernel {
+  /** `6.12.117` */
+  readonly version: string;
+  readonly image: Image;
+}
+
+/** The kernel of `--on`, patched if a patch is given: for workloads. */
+export async function loadKernel(options: OnKernelOptions): Promise<LoadedKernel> {
+  const { say, patch } = options;
+  const tree = openTree(kernelFolder(options.on), options.headers, cacheFolder(), say);
+  const patched = patch === undefined ? {} : { patch: applyPatch(patch, tree.root, cacheFolder()) };
+  const built = await buildKernel(tree, { say, ...patched });
+  return { version: tree.version, image: loadImage(built.image) };
+}
+
 async function bodyOf(
   definition: KernelStudy,
   variant: string,

@@ -54,7 +54,14 @@ declare i32 @rw_false()
 };
 
 /** Variables of the run-time that only the running task sees. */
-const OWN: ReadonlySet<string> = new Set(["rw_site", "rw_current", "rw_cpu", "rw_percpu_offset"]);
+const OWN: ReadonlySet<string> = new Set([
+  "rw_site",
+  "rw_current",
+  "rw_cpu",
+  "rw_percpu_offset",
+  "rw_tracing",
+  "rw_vmemmap",
+]);
 
 /** What rw_rmw() is told, by LLVM's name. */
 const RMW: Readonly<Record<string, number>> = { xchg: 0, add: 1, sub: 2, and: 3, or: 4, xor: 5 };

@@ -20,8 +20,6 @@ import {
 import {
   callRcu,
   current,
-  getUserPage,
-  getUserPageFast,
   mutexLock,
   mutexUnlock,
   type RwLock,
@@ -52,9 +50,9 @@ import {
 } from "../machine/index.ts";
 import { ABANDONED, type Host } from "./host.ts";
 import type { Answer, CompiledKernel, Service, Services } from "./machine.ts";
+import { lookUpPages, userServices } from "./user-services.ts";
 
 const EFLAGS_IF = 0x200;
-const FOLL_WRITE = 1;
 const EFAULT = 14;
 const MMU_LOCK = "kvm->mmu_lock";
 /** kfree_rcu() gives the offset of the rcu_head where others give a function. */
@@ -67,6 +65,7 @@ export function servicesOf(host: () => Host): Services {
     ...memoryServices(host),
     ...taskServices(host),
     ...setupServices(host),
+    ...userServices(host),
   };
 }
 
@@ -277,20 +276,6 @@ function memoryServices(host: () => Host): Services {
     const type = name.replace(/^kvm_mmu_page_header$/, "kvm_mmu_page");
     return allocate(kernel, bytes, type, type);
   };
-  const lookUp = function* (
-    kernel: CompiledKernel,
-    start: number,
-    flags: number,
-    list: number,
-    fast: boolean,
-  ): Steps<number> {
-    const write = (flags & FOLL_WRITE) !== 0;
-    const { mm, frames } = host();
-    const page = yield* fast ? getUserPageFast(mm, start as Hva, write) : getUserPage(mm, start as Hva, write);
-    if (page === null) return fast ? 0 : -EFAULT;
-    if (list !== 0) kernel.write(list, 8, frames.addressOf(page.pfn));
-    return 1;
-  };
   return {
     kmem_cache_create: (kernel, name = 0, bytes = 0) => create(kernel, name, bytes),
     kmem_cache_create_usercopy: (kernel, name = 0, bytes = 0) => create(kernel, name, bytes),
@@ -311,6 +296,7 @@ function memoryServices(host: () => Host): Services {
     __vmalloc: (kernel, bytes = 0) => anonymous(kernel, bytes),
     __vmalloc_noprof: (kernel, bytes = 0) => anonymous(kernel, bytes),
     vzalloc: (kernel, bytes = 0) => anonymous(kernel, bytes),
+    vzalloc_noprof: (kernel, bytes = 0) => anonymous(kernel, bytes),
     __vcalloc: (kernel, count = 0, bytes = 0) => anonymous(kernel, count * bytes),
     __vcalloc_noprof: (kernel, count = 0, bytes = 0) => anonymous(kernel, count * bytes),
     kfree: (kernel, addr = 0) => free(kernel, addr),
@@ -327,17 +313,19 @@ function memoryServices(host: () => Host): Services {
     free_pages: (kernel, addr = 0) => free(kernel, addr),
     /** The last reference of a page is gone. */
     *__folio_put(kernel, folio = 0) {
-      yield* retire(kernel.world, pfnToHpa(host().frames.frameOf(folio)), "freed", "isolation");
+      const { frames } = host();
+      yield* retire(kernel.world, pfnToHpa(frames.frameOf(folio)), "freed", "isolation");
+      frames.noteFreed(frames.frameOf(folio));
     },
-    get_user_pages_fast_only: (kernel, start = 0, _count = 1, flags = 0, list = 0) =>
-      lookUp(kernel, start, flags, list, true),
-    get_user_pages_unlocked: (kernel, start = 0, _count = 1, list = 0, flags = 0) =>
-      lookUp(kernel, start, flags, list, false),
+    get_user_pages_fast_only: (kernel, start = 0, count = 1, flags = 0, list = 0) =>
+      lookUpPages(kernel, host(), { start, count, flags, list, fast: true }),
+    get_user_pages_unlocked: (kernel, start = 0, count = 1, list = 0, flags = 0) =>
+      lookUpPages(kernel, host(), { start, count, flags, list, fast: false }),
     // Asks whether the page is poisoned.
     get_user_pages: () => -EFAULT,
     // vma_lookup(), under mmap_lock.
     mtree_load: (kernel, _tree = 0, addr = 0) =>
-      vmaAt(host().mm, addr as Hva) === null ? 0 : kernel.addressOf("rw_vma"),
+      vmaAt(host().mm, addr as Hva) === null ? 0 : kernel.addressOf("rw_kept_vma"),
     /** Touches struct page. Who holds mmu_lock zaps a mapping, which must be allowed still; the others have a reference to the page. */
     *mark_page_accessed(kernel, page = 0) {
       const { world } = kernel;
@@ -398,7 +386,7 @@ function taskServices(host: () => Host): Services {
       throw new Violation("oops", `BUG() at ${placeText(kernel, file, line)}`);
     },
     rw_warn: (kernel, file = 0, line = 0) => {
-      if (!kernel.world.started) return;
+      if (!kernel.world.started && !host().warns) return;
       throw new Violation("warning", `WARN_ON() at ${placeText(kernel, file, line)}`);
     },
     __warn_printk: nothing,

@@ -35,6 +35,9 @@ const STRUCTS = [
   "task_struct",
 ];
 
+/** What an event's structure is called (runtime/include/racewalk-events.h). */
+const EVENT_STRUCT = "rw_event_";
+
 /** What the linker and reports want to know of an object. */
 export interface UnitFacts {
   readonly sites: readonly (readonly Place[])[];
@@ -110,7 +113,8 @@ async function compile(unit: Unit, index: number, record: string, context: UnitC
     index * SITES_A_UNIT,
   );
   const globals = metadata.globals();
-  const structs = metadata.layouts(new Set([...STRUCTS, ...[...globals.values()].map(({ type }) => type)]));
+  const named = new Set([...STRUCTS, ...[...globals.values()].map(({ type }) => type)]);
+  const structs = metadata.layouts((name) => named.has(name) || name.startsWith(EVENT_STRUCT));
   const facts: UnitFacts = {
     ...{ sites, defined, variables },
     declared: Object.fromEntries(declared),

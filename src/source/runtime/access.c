@@ -19,6 +19,7 @@ IMPORT("store") void js_store(u32 addr, u32 bytes, u32 lo, u32 hi, u32 site);
 IMPORT("operation") u32 js_operation(u32 kind, u32 addr, u32 bytes, u32 lo, u32 hi, u32 old_lo, u32 old_hi, u32 site);
 IMPORT("wild") void js_wild(u32 lo, u32 hi, u32 site);
 IMPORT("assembly") void js_assembly(u32 site);
+IMPORT("event") void js_event(u32 name, u32 structure, u32 entry);
 
 /* Set by the checker. */
 u32 rw_native = 1;
@@ -30,6 +31,10 @@ u64 rw_memory_bytes;
 void *rw_current;
 u32 rw_cpu;
 u64 rw_percpu_offset;
+/* Address of frame 0's struct page. */
+u64 rw_vmemmap;
+/* Events are wanted. */
+u32 rw_tracing;
 
 /* Kinds of operation, as in the engine's OpKind. */
 enum { LOAD = 0, STORE = 1, EXCHANGE = 3, ADD = 4, AND = 5, OR = 6, COMPARE_EXCHANGE = 7, FENCE = 12 };
@@ -182,6 +187,11 @@ void rw_asm(u32 site)
 {
 	if (!rw_native)
 		js_assembly(site);
+}
+
+void rw_event(const char *name, const char *structure, void *entry)
+{
+	js_event((u64)name, (u64)structure, (u64)entry);
 }
 
 u32 rw_false(void)

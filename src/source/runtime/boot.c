@@ -12,13 +12,15 @@
 struct task_struct rw_tasks[RW_CPUS];
 struct mm_struct rw_mm;
 /* Stands for every mapping: ordinary memory, of which KVM looks at no more than the flags. */
-struct vm_area_struct rw_vma;
+struct vm_area_struct rw_kept_vma;
 
-/* All of memory is in one section of the memory map; a frame's number is its address in the heap, divided by the page size. */
-struct page rw_pages[RW_FRAMES];
-static struct mem_section section;
-static struct mem_section *sections[1] = { &section };
+/* A frame's number is its address in the heap, divided by the page size; their struct pages lie where rw_vmemmap says. */
+static struct mem_section section[RW_SECTIONS];
+static struct mem_section *sections[1] = { section };
 struct mem_section **mem_section = sections;
+
+/* Bits of page->flags, for who fills in the memory map. */
+const unsigned long rw_kept_page_head = 1UL << PG_head;
 
 /* The end of the process's addresses. */
 unsigned long USER_PTR_MAX = (1UL << 47) - 4096;
@@ -37,7 +39,8 @@ void rw_boot(void)
 		rw_tasks[cpu].pid = 1000 + cpu;
 	}
 	radix_tree_init();
-	section.section_mem_map = SECTION_MARKED_PRESENT | SECTION_HAS_MEM_MAP | SECTION_IS_ONLINE | SECTION_IS_EARLY;
+	for (int i = 0; i < RW_SECTIONS; i++)
+		section[i].section_mem_map = SECTION_MARKED_PRESENT | SECTION_HAS_MEM_MAP | SECTION_IS_ONLINE | SECTION_IS_EARLY;
 	atomic_set(&rw_mm.mm_users, 1);
 	atomic_set(&rw_mm.mm_count, 1);
 	boot_cpu_data.x86_phys_bits = 46;

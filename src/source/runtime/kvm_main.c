@@ -63,3 +63,4 @@ int rw_test_young(struct kvm *kvm, unsigned long addr)
 {
 	return kvm->mmu_notifier.ops->test_young(&kvm->mmu_notifier, kvm->mm, addr);
 }
+#include "workload_vm.h"

@@ -57,3 +57,33 @@ void rw_free_roots(struct kvm_vcpu *vcpu)
 {
 	kvm_mmu_free_roots(vcpu->kvm, vcpu->arch.mmu, KVM_MMU_ROOTS_ALL);
 }
+/* Parameters of the module, before it is loaded. */
+void rw_mmu_parameters(int nx)
+{
+	nx_huge_pages = nx;
+}
+
+/* Writes /sys/module/kvm/parameters/nx_huge_pages. */
+int rw_set_nx_huge_pages(int on)
+{
+	return set_nx_huge_pages(on ? "force" : "off", NULL);
+}
+
+void rw_set_nx_recovery(u32 ratio, u32 period_ms)
+{
+	nx_huge_pages_recovery_ratio = ratio;
+	nx_huge_pages_recovery_period_ms = period_ms;
+}
+
+/* One round of the thread that recovers NX huge pages. */
+void rw_recover_nx_huge_pages(struct kvm *kvm)
+{
+#if RW_SINCE(6, 2)
+	kvm_recover_nx_huge_pages(kvm);
+#else
+	kvm_recover_nx_lpages(kvm);
+#endif
+}
+
+/* Of enum ret_pf, for who reads the event fast_page_fault. */
+const int rw_kept_ret_pf_fixed = RET_PF_FIXED, rw_kept_ret_pf_spurious = RET_PF_SPURIOUS;

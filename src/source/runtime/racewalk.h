@@ -6,8 +6,8 @@
 
 /* Threads, each on a CPU of its own. */
 #define RW_CPUS 8
-/* Frames of the modelled machine: the heap is no larger than this many pages. */
-#define RW_FRAMES 8192
+/* Sections of 128M of the memory map: the heap is less than 4G. */
+#define RW_SECTIONS 32
 
 #define RW_SINCE(major, minor) (LINUX_VERSION_CODE >= KERNEL_VERSION(major, minor, 0))
 

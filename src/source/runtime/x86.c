@@ -1,6 +1,6 @@
 /* x86.c as it is, a way to its static functions, and a vendor module with what the MMU needs of one. */
 #include <arch/x86/kvm/x86.c>
-#include "racewalk.h"
+#include "workload.h"
 
 void rw_flush_tlb(struct kvm_vcpu *vcpu);
 void rw_load_root(struct kvm_vcpu *vcpu, u64 root, int level);
@@ -12,14 +12,36 @@ static void rw_vm_destroy(struct kvm *kvm) { }
 static void rw_flush(struct kvm_vcpu *vcpu) { rw_flush_tlb(vcpu); }
 static void rw_flush_gva(struct kvm_vcpu *vcpu, gva_t addr) { rw_flush_tlb(vcpu); }
 static void rw_load_pgd(struct kvm_vcpu *vcpu, hpa_t root, int level) { rw_load_root(vcpu, root, level); }
-static int rw_get_cpl(struct kvm_vcpu *vcpu) { return 0; }
+static int rw_get_cpl(struct kvm_vcpu *vcpu) { return rw_instructions[vcpu->vcpu_id].user ? 3 : 0; }
 static unsigned long rw_get_rflags(struct kvm_vcpu *vcpu) { return 2; }
 static void rw_cache_reg(struct kvm_vcpu *vcpu, enum kvm_reg reg) { }
 
 static void rw_nothing_of_vm(struct kvm *kvm) { }
 static void rw_nothing_of_vcpu(struct kvm_vcpu *vcpu) { }
-/* Write-back, as SVM has it: nothing in the entry. */
-static u8 rw_get_mt_mask(struct kvm_vcpu *vcpu, gfn_t gfn, bool is_mmio) { return 0; }
+/* Write-back: nothing in the entry, as SVM has it, or EPT's memory type with the guest's PAT ignored. */
+static int rw_is_ept;
+static u8 rw_get_mt_mask(struct kvm_vcpu *vcpu, gfn_t gfn, bool is_mmio) { return rw_is_ept && !is_mmio ? 0x70 : 0; }
+
+static void rw_set_rflags(struct kvm_vcpu *vcpu, unsigned long rflags) { }
+static u64 rw_get_segment_base(struct kvm_vcpu *vcpu, int segment) { return 0; }
+static void rw_get_cs_db_l_bits(struct kvm_vcpu *vcpu, int *db, int *l)
+{
+	*l = !!is_long_mode(vcpu);
+	*db = !*l;
+}
+static bool rw_is_valid_cr(struct kvm_vcpu *vcpu, unsigned long value) { return true; }
+static void rw_set_cr0(struct kvm_vcpu *vcpu, unsigned long cr0) { vcpu->arch.cr0 = cr0; }
+static void rw_post_set_cr3(struct kvm_vcpu *vcpu, unsigned long cr3) { }
+static void rw_set_cr4(struct kvm_vcpu *vcpu, unsigned long cr4) { vcpu->arch.cr4 = cr4; }
+static int rw_skip_emulated(struct kvm_vcpu *vcpu) { return kvm_emulate_instruction(vcpu, EMULTYPE_SKIP); }
+static void rw_set_interrupt_shadow(struct kvm_vcpu *vcpu, int mask) { }
+static void rw_inject_exception(struct kvm_vcpu *vcpu) { kvm_deliver_exception_payload(vcpu, &vcpu->arch.exception); }
+static u32 rw_get_interrupt_shadow(struct kvm_vcpu *vcpu) { return 0; }
+#if RW_SINCE(6, 8)
+static int rw_check_emulate(struct kvm_vcpu *vcpu, int type, void *insn, int length) { return X86EMUL_CONTINUE; }
+#else
+static bool rw_can_emulate(struct kvm_vcpu *vcpu, int type, void *insn, int length) { return true; }
+#endif
 
 /* Optional ones are here when they are called: a call through a pointer needs the very type in WebAssembly. */
 static struct kvm_x86_ops rw_ops = {
@@ -45,6 +67,24 @@ static struct kvm_x86_ops rw_ops = {
 	.guest_memory_reclaimed = rw_nothing_of_vm,
 	.update_cpu_dirty_logging = rw_nothing_of_vcpu,
 	.get_mt_mask = rw_get_mt_mask,
+	.set_rflags = rw_set_rflags,
+	.get_segment_base = rw_get_segment_base,
+	.get_cs_db_l_bits = rw_get_cs_db_l_bits,
+	.is_valid_cr0 = rw_is_valid_cr,
+	.set_cr0 = rw_set_cr0,
+	.post_set_cr3 = rw_post_set_cr3,
+	.is_valid_cr4 = rw_is_valid_cr,
+	.set_cr4 = rw_set_cr4,
+	.skip_emulated_instruction = rw_skip_emulated,
+	.update_emulated_instruction = rw_nothing_of_vcpu,
+	.set_interrupt_shadow = rw_set_interrupt_shadow,
+	.get_interrupt_shadow = rw_get_interrupt_shadow,
+	.inject_exception = rw_inject_exception,
+#if RW_SINCE(6, 8)
+	.check_emulate_instruction = rw_check_emulate,
+#else
+	.can_emulate_instruction = rw_can_emulate,
+#endif
 };
 
 static struct kvm_x86_init_ops rw_init_ops = { .runtime_ops = &rw_ops };
@@ -138,3 +178,5 @@ int rw_page_fault(struct kvm_vcpu *vcpu, u64 gpa, u64 error_code)
 }
 
 u64 rw_root(struct kvm_vcpu *vcpu) { return vcpu->arch.mmu->root.hpa; }
+
+#include "workload_x86.h"

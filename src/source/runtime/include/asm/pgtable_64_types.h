@@ -1,8 +1,7 @@
-/* The memory map is an array of the run-time. */
+/* The memory map lies where the checker puts it. */
 #include_next <asm/pgtable_64_types.h>
 #undef VMEMMAP_START
 #ifndef __ASSEMBLY__
-/* struct page is not known yet. */
-extern char rw_memory_map[] __asm__("rw_pages");
-#define VMEMMAP_START ((unsigned long)rw_memory_map)
+extern unsigned long rw_vmemmap;
+#define VMEMMAP_START rw_vmemmap
 #endif
