@@ -14,14 +14,13 @@ export { formatDivergence } from "./divergence-text.ts";
 export { parseTrace } from "./ftrace.ts";
 export { type ModelRun, runWorkload } from "./model.ts";
 export {
-  type RandomMmu,
   type RandomOptions,
   randomMmu,
   randomWorkload,
   type WorkloadDocument,
 } from "./random-diff.ts";
 export { findCases, loadRecording } from "./recording.ts";
-export type { EventLine, OperationResult, Stats } from "./run.ts";
+export type { EventLine, Stats } from "./run.ts";
 export { newCounters } from "./statistics.ts";
 export { tdpLeaves } from "./tdp-leaves.ts";
 export { parseWorkload, readWorkload, type Workload } from "./workload.ts";

@@ -245,6 +245,6 @@ const EINTR = 4;
 const NESTED_LEVELS = 4;
 
 /** What the kernel takes for true. "auto" is false: the modelled CPU does not have the erratum. */
-export function isOn(value: string): boolean {
+function isOn(value: string): boolean {
   return /^(?:y|1|on|force)/i.test(value);
 }

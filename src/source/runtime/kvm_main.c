@@ -54,13 +54,4 @@ int rw_clear_flush_young(struct kvm *kvm, unsigned long start, unsigned long end
 	return kvm->mmu_notifier.ops->clear_flush_young(&kvm->mmu_notifier, kvm->mm, start, end);
 }
 
-int rw_clear_young(struct kvm *kvm, unsigned long start, unsigned long end)
-{
-	return kvm->mmu_notifier.ops->clear_young(&kvm->mmu_notifier, kvm->mm, start, end);
-}
-
-int rw_test_young(struct kvm *kvm, unsigned long addr)
-{
-	return kvm->mmu_notifier.ops->test_young(&kvm->mmu_notifier, kvm->mm, addr);
-}
 #include "workload_vm.h"

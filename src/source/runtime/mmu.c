@@ -36,14 +36,6 @@ void rw_zap_all_fast(struct kvm *kvm)
 	mutex_unlock(&kvm->slots_lock);
 }
 
-/* KVM_SET_NR_MMU_PAGES, without its lower bound: the oldest shadow pages go. */
-void rw_set_nr_mmu_pages(struct kvm *kvm, unsigned long pages)
-{
-	mutex_lock(&kvm->slots_lock);
-	kvm_mmu_change_mmu_pages(kvm, pages);
-	mutex_unlock(&kvm->slots_lock);
-}
-
 /* Dirty logging begins: the slot is write-protected. */
 void rw_write_protect_slot(struct kvm *kvm, int id)
 {
