@@ -83,5 +83,6 @@ export {
   synchronizeRcu,
   synchronizeSrcu,
 } from "./rcu.ts";
+export { stallWarnings } from "./rcu-softirq.ts";
 export { type CacheOptions, KmemCache, kmemCacheAlloc, kmemCacheFree } from "./slab.ts";
 export { finishWait, prepareToWait, schedule, ThreadStates, WaitQueue, wakeUp } from "./wait-queue.ts";

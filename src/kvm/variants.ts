@@ -22,7 +22,7 @@ export type GpcDesign = "D0" | "D1" | "D2" | "D3" | "D3'" | "D3s" | "D4" | "D4-n
 export type RootZap = "per-level" | "two-passes" | "one-pass";
 
 /** How unlinked shadow pages are freed (kvm/shadow/free-designs.ts); Linux: sync. */
-export type ShadowFree = "sync" | "flagged" | "rcu" | "ipi-all" | "capped-sync" | "capped-parked";
+export type ShadowFree = "sync" | "flagged" | "rcu" | "ipi-all" | "capped-sync" | "capped-spin" | "capped-parked";
 
 /**
  * How aging walks the reverse maps of 7.2, which does not hold mmu_lock (kvm/shadow/age-designs.ts); Linux: bit-lock. Not for 6.12, which holds it.

@@ -29,7 +29,7 @@ import {
   type Task,
 } from "../engine/index.ts";
 import { current, kthread, rcuReadLock, rcuReadUnlock, rcuThread, writeLock, writeUnlock } from "../kernel/index.ts";
-import { assertBacklog } from "../kvm/shadow/free-designs.ts";
+import { assertBacklog, assertMemory } from "../kvm/shadow/free-designs.ts";
 import { rmapLock, rmapUnlock, spteAt } from "../kvm/shadow/rmap.ts";
 import { rmapWriteProtect } from "../kvm/shadow/spte-change.ts";
 import { isShadowPresentPte, isWritablePte } from "../kvm/spte.ts";
@@ -70,6 +70,7 @@ type WalkerName =
   | "locked"
   | "bare"
   | "rcu"
+  | "rcuThenLocked"
   | "yieldingRcu"
   | "flagged"
   | "flaggedWithoutBarrier"
@@ -94,6 +95,12 @@ export const WALKERS: Readonly<Record<WalkerName, Walker>> = {
     const { rcu } = scene.vm.kvm.kernel;
     yield* rcuReadLock(rcu);
     yield* walkAll(scene, frames, looked);
+    yield* rcuReadUnlock(rcu);
+  },
+  *rcuThenLocked(scene, frames, looked = nothing) {
+    const { rcu } = scene.vm.kvm.kernel;
+    yield* rcuReadLock(rcu);
+    yield* WALKERS.locked(scene, frames, looked);
     yield* rcuReadUnlock(rcu);
   },
   *yieldingRcu(scene, frames, looked = nothing) {
@@ -141,9 +148,12 @@ export const WALKERS: Readonly<Record<WalkerName, Walker>> = {
 
 // --- the zapper ------------------------------------------------------------------------------------------------------
 
-function zap(scene: ShadowScene, frames: readonly number[], backlog: number | null): Steps<void> {
+type Scenario = "lifetime" | "backlog" | "memory";
+
+function zap(scene: ShadowScene, frames: readonly number[], scenario: Scenario): Steps<void> {
   return zapPagesOf(scene, frames, function* () {
-    if (backlog !== null) yield* assertBacklog(scene.shadow, backlog);
+    if (scenario === "backlog") yield* assertBacklog(scene.shadow, BACKLOG);
+    if (scenario === "memory") yield* assertMemory(scene.shadow, BACKLOG);
   });
 }
 
@@ -177,6 +187,16 @@ export const DESIGNS: Readonly<Record<string, Design>> = {
     walker: "rcu",
     variants: { shadowFree: "capped-sync", shadowFreeCap: 1 },
   },
+  "V5a-spin": {
+    what: "the same, spinning for a grace period instead of sleeping",
+    walker: "rcu",
+    variants: { shadowFree: "capped-spin", shadowFreeCap: 1 },
+  },
+  "V5a-spin-lock": {
+    what: "the same, and the walker takes mmu_lock in its section",
+    walker: "rcuThenLocked",
+    variants: { shadowFree: "capped-spin", shadowFreeCap: 1 },
+  },
   V5b: {
     what: "call_rcu() up to a cap, beyond it parked on a list",
     walker: "rcu",
@@ -191,19 +211,20 @@ export const DESIGNS: Readonly<Record<string, Design>> = {
   V7: { what: "a lock bit in each reverse map (6.15, for aging)", walker: "bitLock", variants: {} },
 };
 
-/** Callbacks that may wait at once in the scenario "backlog": one, of two pages that are zapped. */
+/** Pages that may wait at once in the scenarios "backlog" and "memory": one, of two that are zapped. */
 const BACKLOG = 1;
 
-function walkProgram(name: string, design: string, frames: readonly number[], backlog: number | null): Program {
+function walkProgram(design: string, scenario: Scenario): Program {
+  const frames = scenario === "lifetime" ? [0] : [0, 512];
   const { walker, variants } = DESIGNS[design] as Design;
   const tasks: Record<string, (scene: ShadowScene) => Steps<unknown>> = {
     ioctl: (scene) => kthread(scene.world, WALKERS[walker](scene, frames)),
-    zap: (scene) => kthread(scene.world, zap(scene, frames, backlog)),
+    zap: (scene) => kthread(scene.world, zap(scene, frames, scenario)),
     irq0: ({ vm, world }) => interruptHandler(vm.interrupts, 0, world.tasks[0] as Task),
     rcu: ({ vm }) => rcuThread(vm.kvm.kernel.rcu),
   };
   return program<ShadowScene>({
-    name: `lockless-walk ${design} ${name}`,
+    name: `lockless-walk ${design} ${scenario}`,
     // The vCPU's thread is the one that zaps.
     setup: (world) => makeShadowScene(world, { variants, frames, mapped: frames, vcpu: 1, cpus: CPUS }),
     tasks,
@@ -212,7 +233,7 @@ function walkProgram(name: string, design: string, frames: readonly number[], ba
 }
 
 interface Row {
-  readonly scenario: "lifetime" | "backlog";
+  readonly scenario: Scenario;
   readonly property: string;
   readonly expected: Expected;
   readonly because: string;
@@ -229,10 +250,7 @@ function cells(design: string, rows: readonly Row[]): StudyCell[] {
         model,
         expected,
         because,
-        program: () =>
-          scenario === "lifetime"
-            ? walkProgram(scenario, design, [0], null)
-            : walkProgram(scenario, design, [0, 512], BACKLOG),
+        program: () => walkProgram(design, scenario),
       }),
     ),
   );
@@ -252,6 +270,13 @@ const bounds = (expected: Expected, because: string, property = "bounds"): Row =
   because,
 });
 
+const memory = (expected: Expected, because: string): Row => ({
+  scenario: "memory",
+  property: "memory",
+  expected,
+  because,
+});
+
 export default study({
   id: "lockless-walk",
   title: "May a thread that is no vCPU walk shadow pages while they are zapped?",
@@ -259,7 +284,11 @@ export default study({
     "LKML, 2013-10-07: Re: [PATCH v2 12/15] KVM: MMU: allow locklessly access shadow pagetable out of vcpu thread",
   variants: Object.fromEntries(Object.entries(DESIGNS).map(([name, { what }]) => [name, what])),
   cells: [
-    ...cells("V0", [lifetime("holds", "the zap waits for the walk"), bounds("holds", "pages are freed at once")]),
+    ...cells("V0", [
+      lifetime("holds", "the zap waits for the walk"),
+      bounds("holds", "pages are freed at once"),
+      memory("holds", "pages are freed at once"),
+    ]),
     ...cells("V1", [lifetime("fails", "the page is freed between the read of its address and of its entry")]),
     ...cells("V2", [
       lifetime("holds", "stores are seen in order", ["sc"]),
@@ -268,6 +297,7 @@ export default study({
     ...cells("V3", [
       lifetime("holds", "either the zap sees the flag, or the walk sees the page unlinked"),
       bounds("fails", "whoever zaps never waits for the walk, whose section holds up every callback"),
+      memory("fails", "the same pages"),
     ]),
     ...cells("V3'", [
       lifetime(
@@ -279,15 +309,30 @@ export default study({
     ...cells("V4b", [
       lifetime("holds", "the interrupt is taken when the walk is over"),
       bounds("holds", "pages are freed at once"),
+      memory("holds", "who zaps waits for the walk, and so for what it holds up"),
     ]),
     ...cells("V5a", [bounds("fails", "mmu_lock is held", "sleeping-in-atomic")]),
+    ...cells("V5a-spin", [
+      lifetime("holds", "the grace period waits for the walk"),
+      memory("holds", "who zaps waits, with mmu_lock held, for as long as the walk takes"),
+    ]),
+    ...cells("V5a-spin-lock", [
+      {
+        scenario: "backlog",
+        property: "deadlock",
+        expected: "fails",
+        because: "the grace period waits for the walk, the walk for mmu_lock, and who has it for the grace period",
+      },
+    ]),
     ...cells("V5b", [
       lifetime("holds", "a parked page's grace period begins when it leaves the list"),
       bounds("holds", "what is parked is not with RCU"),
+      memory("fails", "what is parked is not free either: the cap does not make who zaps wait"),
     ]),
     ...cells("V6", [
       lifetime("holds", "the grace period waits for the walk"),
       bounds("fails", "a section over a whole slot holds up every callback"),
+      memory("fails", "the same pages"),
     ]),
     ...cells("V6-yielding", [
       lifetime("holds", "each entry is read in the section in which it was found"),
@@ -296,6 +341,7 @@ export default study({
     ...cells("V7", [
       lifetime("holds", "the zap cannot take the entry out of the reverse map while its lock bit is held"),
       bounds("holds", "pages are freed at once"),
+      memory("holds", "pages are freed at once"),
     ]),
   ],
 });

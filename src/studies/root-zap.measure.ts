@@ -9,10 +9,12 @@ import {
   type Cell,
   type CostTable,
   cell,
+  ENGINE_COSTS,
   runSequentially,
   type Steps,
   store,
   type U64,
+  UsageError,
   type World,
 } from "../engine/index.ts";
 import {
@@ -48,7 +50,8 @@ import {
   touch,
 } from "../machine/index.ts";
 import { historyOf, longestNs, type MeasuredScene, percentileNs, simulate, timesSpent } from "./measured-vm.ts";
-import type { Measured, Measurement } from "./measurement.ts";
+import type { Figures, Measured, Measurement } from "./measurement.ts";
+import { extrapolated, GIB_OF_LEVEL_4, GIB_OF_LEVEL_5 } from "./root-zap-extrapolated.ts";
 import { hostPage } from "./tdp-scene.ts";
 
 /** Frames that the vCPUs fault on meanwhile. */
@@ -182,7 +185,21 @@ function* vcpuThread(scene: Scene, id: number, vcpus: number): Steps<void> {
   }
 }
 
+/** @throws UsageError for memory that no entry of a root has */
 function measure(rootZap: RootZap, parameters: Parameters, costs: CostTable): Measured {
+  const { gib } = parameters;
+  if (gib <= GIB_OF_LEVEL_4) return measureBuilt(rootZap, parameters, costs);
+  if (gib > GIB_OF_LEVEL_5) {
+    throw new UsageError(`gib=${gib}: one entry of a 5-level root has ${GIB_OF_LEVEL_5} GiB; name no more than that`);
+  }
+  const at = (size: number): Figures => measureBuilt(rootZap, { ...parameters, gib: size }, costs).metrics;
+  const exchangeNs = { ...ENGINE_COSTS, ...costs }["locked access"] as number;
+  return {
+    metrics: extrapolated({ atOne: at(1), atTwo: at(2), onePass: rootZap === "one-pass", exchangeNs }, gib),
+  };
+}
+
+function measureBuilt(rootZap: RootZap, parameters: Parameters, costs: CostTable): Measured {
   const { gib, level, vcpus, notifier: pause } = parameters;
   const threads: Record<string, (scene: Scene) => Steps<unknown>> = {};
   for (let i = 0; i < vcpus; i++) threads[`vcpu${i}`] = (scene) => vcpuThread(scene, i, vcpus);
@@ -240,7 +257,11 @@ export const measurement: Measurement = {
   study: "root-zap",
   question: "How long may the zap of a whole root keep others waiting?",
   parameters: {
-    gib: { value: 8, meaning: "GiB of guest memory that are mapped", unit: "GiB" },
+    gib: {
+      value: 8,
+      meaning: "GiB of guest memory that are mapped; beyond 512, under a 5-level root, extrapolated from 1 and 2",
+      unit: "GiB",
+    },
     level: { value: 1, meaning: "level of the mappings: 1 for 4K, 2 for 2M, 3 for 1G" },
     vcpus: { value: 4, meaning: "vCPUs that fault meanwhile, in the new root" },
     notifier: {

@@ -7,6 +7,7 @@
  *   rcu             always by call_rcu(), as the TDP MMU does.
  *   ipi-all         at once, after an interrupt to every CPU: a walker with interrupts off is waited for, whoever it is.
  *   capped-sync     by call_rcu() while less than the cap wait; beyond it synchronize_rcu(), under mmu_lock.
+ *   capped-spin     the same, but spinning until a grace period is over: legal where nobody may sleep.
  *   capped-parked   by call_rcu() while less than the cap wait; beyond it on a list, from which they follow one another.
  *
  * Source: LKML, M. Tosatti to X. Guangrong, 2013-10-07, "KVM: MMU: allow locklessly access shadow pagetable out of vcpu thread".
@@ -55,8 +56,9 @@ function* queue(shadow: ShadowMmu, sp: ShadowPage): Steps<void> {
   const { shadowFree, shadowFreeCap } = kvm.variants;
   const pending = yield* load(rcuPending);
   if (pending >= shadowFreeCap) {
-    if (shadowFree === "capped-sync") {
-      yield* synchronizeRcu(kvm.kernel.rcu);
+    if (shadowFree === "capped-sync" || shadowFree === "capped-spin") {
+      if (shadowFree === "capped-sync") yield* synchronizeRcu(kvm.kernel.rcu);
+      else yield* kvm.kernel.rcu.gracePeriod("poll_state_synchronize_rcu()");
       yield* freePage(shadow, sp);
       return;
     }
@@ -76,8 +78,8 @@ function* queue(shadow: ShadowMmu, sp: ShadowPage): Steps<void> {
 /** free_pages_rcu(): the page's grace period is over. With a cap, a parked page follows it: its own grace period begins only now. */
 export function* freePagesRcu(shadow: ShadowMmu, addr: number): Steps<void> {
   const { rcuPending, rcuParked, kvm } = shadow;
-  yield* freePage(shadow, shadow.pages.at(addr));
   yield* spinLock(shadow.rcuParkedLock);
+  yield* freePage(shadow, shadow.pages.at(addr));
   const next = yield* load(rcuParked);
   if (next === 0) yield* fetchAdd(rcuPending, -1);
   else yield* store(rcuParked, shadow.pages.at(next).link(0).value);
@@ -85,8 +87,17 @@ export function* freePagesRcu(shadow: ShadowMmu, addr: number): Steps<void> {
   if (next !== 0) yield* callRcu(kvm.kernel.rcu, next, shadow.freePagesRcu);
 }
 
-/** I2: how many unlinked pages wait to be freed may not grow with the length of a grace period. For scenarios. */
+/** How many unlinked pages RCU has to keep may not grow with the length of a grace period. For scenarios. */
 export function* assertBacklog(shadow: ShadowMmu, most: number): Steps<void> {
   const pending = yield* load(shadow.rcuPending);
   assertThat(pending <= most, `${pending} shadow pages wait for a grace period, more than ${most}`, "bounds");
+}
+
+/** I2: nor may the number of all that are unlinked and not freed, those included that wait on the list. For scenarios. */
+export function* assertMemory(shadow: ShadowMmu, most: number): Steps<void> {
+  yield* spinLock(shadow.rcuParkedLock);
+  let pages = yield* load(shadow.rcuPending);
+  for (let at = yield* load(shadow.rcuParked); at !== 0; at = shadow.pages.at(at).link(0).value) pages++;
+  yield* spinUnlock(shadow.rcuParkedLock);
+  assertThat(pages <= most, `${pages} shadow pages are unlinked and not freed, more than ${most}`, "memory");
 }

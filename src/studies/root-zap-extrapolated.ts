@@ -1,0 +1,53 @@
+/**
+ * root-zap for more memory than can be built: one entry of a 5-level root, up to 256 TiB, from runs at 1 GiB and 2 GiB.
+ *
+ * All that a zap does, it does for each leaf and each table, so what takes time grows in a straight line with the memory that is mapped:
+ *
+ *     all of it, the entries visited, the tables        in every design
+ *     the longest RCU section                           of one pass: the whole entry is one section, so grace period and waits are as long
+ *                                                       of the others: what they have at 1 GiB, or what the last step costs, if that is more
+ *
+ * The last step of the others takes the empty tables above the 1G entries away in one go: none of their entries is left, but each is exchanged.
+ * What depends on moments (faults, what RCU has waiting) is not extrapolated. A test holds the line against runs at sizes that can be run.
+ */
+import { stallWarnings } from "../kernel/index.ts";
+import { ENTRIES_PER_TABLE } from "../machine/index.ts";
+import type { Figures } from "./measurement.ts";
+
+/** GiB under one entry of a 4-level root: from here on the root has 5 levels. */
+export const GIB_OF_LEVEL_4 = 512;
+/** GiB under one entry of a 5-level root. */
+export const GIB_OF_LEVEL_5 = 512 * 512;
+
+const LINEAR = ["zap ns", "visited", "tables"] as const;
+/** What is as long as the section is in which one pass zaps everything. */
+const SECTION = ["stretch ns", "preempt-off ns", "grace ns", "lock wait ns", "zap holds ns", "fault max ns"] as const;
+
+/**
+ * @param atOne the figures at 1 GiB
+ * @param atTwo the same at 2 GiB
+ * @param onePass the design zaps an entry of the root, and all below, in one section
+ * @param exchangeNs what it costs to exchange an empty entry
+ */
+export function extrapolated(
+  { atOne, atTwo, onePass, exchangeNs }: { atOne: Figures; atTwo: Figures; onePass: boolean; exchangeNs: number },
+  gib: number,
+): Figures {
+  const line = (name: string): number => {
+    const [one, two] = [atOne[name] ?? 0, atTwo[name] ?? 0];
+    return one + (two - one) * (gib - 1);
+  };
+  const figures: Record<string, number | null> = {};
+  for (const name of Object.keys(atOne)) figures[name] = null;
+  for (const name of LINEAR) figures[name] = line(name);
+  if (onePass) {
+    for (const name of SECTION) figures[name] = line(name);
+    figures["stalls"] = stallWarnings(line("grace ns"));
+    return figures;
+  }
+  const emptyTables = Math.ceil(gib / GIB_OF_LEVEL_4) + 1;
+  const lastStep = emptyTables * ENTRIES_PER_TABLE * exchangeNs;
+  figures["stretch ns"] = Math.max(atOne["stretch ns"] ?? 0, lastStep);
+  figures["stalls"] = stallWarnings(figures["stretch ns"]);
+  return figures;
+}
