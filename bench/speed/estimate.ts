@@ -1,8 +1,7 @@
 /**
  * How far off is the estimate of an exploration's size when a hundredth of it is done?
  *
- * The last estimate that was made before 1 % of the executions were done (or the first, when looks are rarer), as a multiple of their number,
- * with its bounds. A program that is over before the first look has none.
+ * The last estimate that was made before 1 % of the executions were done, as a multiple of their number, with its bounds.
  */
 import { check, type Estimate } from "../../src/engine/index.ts";
 import { title } from "../dpor/benchmark.ts";
@@ -22,8 +21,8 @@ export async function estimateRows({ name, sizes, model }: Mark): Promise<Row[]>
       return false;
     },
   });
-  const early = seen.findLast(({ done }) => done <= executions / 100) ?? seen[0];
-  if (early === undefined) return [];
+  const early = seen.findLast(({ done }) => done <= executions / 100);
+  if (early === undefined) throw new Error(`${name}: no estimate after a hundredth of ${executions} executions`);
   const what = `estimate ${title(benchmark, sizes)} ${model}`;
   const { executions: guess, low, high } = early.estimate;
   return [

@@ -11,7 +11,7 @@
 import { UsageError } from "./assert.ts";
 import type { HeadingOf } from "./diagram.ts";
 import type { MemoryModel } from "./execution.ts";
-import { type Estimate, type EstimateSource, Estimator } from "./explore/estimate.ts";
+import { type Estimate, Estimator } from "./explore/estimate.ts";
 import { detectionProbability } from "./explore/pct.ts";
 import {
   addTotals,
@@ -55,7 +55,7 @@ export interface CheckOptions {
   readonly headingOf?: HeadingOf;
   /** Called now and then; true stops the check, which then says that it is incomplete. */
   readonly shouldStop?: (progress: Progress) => boolean;
-  /** For dpor: estimate the size of the exploration as it goes, for {@link Progress}. Costs a few executions. */
+  /** For dpor: estimate the size of the exploration as it goes, for {@link Progress}. Costs up to some thousand executions. */
   readonly estimate?: boolean;
   /** Awaited now and then, so that a caller can let other work happen. */
   readonly breathe?: () => Promise<void>;
@@ -104,10 +104,22 @@ export async function check<S>(program: Program<S>, options: CheckOptions = {}):
   const pending: Job[] = firstJobs(method);
   const runner = new JobRunner(program, method);
   const estimator = options.estimate === true && method.strategy === "dpor" ? new Estimator() : null;
-  let source: EstimateSource | null = null;
+  let source: JobRunner<S> | null = null;
   let totals: Totals = NO_TOTALS;
   let stopped = false;
   while (pending.length > 0 && !stopped) {
+    if (estimator?.wants(totals)) {
+      const { spawns } = runner.execution.world;
+      // Whoever estimates has to number the tasks that are spawned as whoever explores does.
+      if (source === null || !source.expectSpawns(spawns)) {
+        source = new JobRunner(program, method);
+        source.expectSpawns(spawns);
+      }
+      estimator.look(source, pending, totals);
+      const { executions, states } = totals;
+      stopped = options.shouldStop?.({ executions, states, estimate: estimator.current }) ?? false;
+      if (stopped) break;
+    }
     const job = pending.pop() as Job;
     const before = totals;
     const result = runner.run(job, ({ executions, states }) => {
@@ -117,10 +129,6 @@ export async function check<S>(program: Program<S>, options: CheckOptions = {}):
     totals = addTotals(totals, result.totals);
     pending.push(...result.rest);
     stopped = result.stopped;
-    if (estimator?.wants(totals) && !stopped) {
-      source ??= new JobRunner(program, method);
-      estimator.look(source, pending, totals);
-    }
     await options.breathe?.();
   }
   return resultOf(program, method, totals, !stopped, options.headingOf);

@@ -6,11 +6,13 @@
  * Chen's ("Heuristic sampling: a method for predicting the performance of tree searching programs", SIAM J. Comput. 21, 1992) visits one
  * representative of each kind of node, drawn so that each node of the kind had its chance, and counts it for all. Its mean is the size of the
  * tree too, for any notion of kind, and the better the kind tells the size of what is below, the less it is off. Here nodes are of a kind
- * when they lie at the same depth, keep as many events of an execution and as many heads among them, and delay the same place and task for
- * the same other task: what is below depends above all on how much of an execution is still free, and on what may not be dropped any more.
+ * when they lie at the same depth, keep as many events of an execution as long and as many heads among them, delay the same place and task for
+ * the same other task, and have that wait for as many others: what is below depends above all on how much of an execution is still free, and
+ * on what may not be dropped any more.
  *
- * What is probed is what is still open, not the whole tree, so estimates get better as the exploration goes on. Each look makes a few independent
- * probes; their spread is the uncertainty. All looks estimate the same number and are averaged, each with the weight that it deserves.
+ * What is probed is what is still open, not the whole tree, so estimates get better as the exploration goes on; the first is made before it
+ * begins. Each look makes a few independent probes; their spread is the uncertainty. All looks estimate the same number and are averaged, each
+ * with the weight that it deserves.
  */
 import type { Job, Totals } from "../job.ts";
 import { Random } from "../random.ts";
@@ -47,15 +49,17 @@ const VISITS_MAX = 5_000;
 const GROUP_MAX = 1_000;
 /** A handful of probes cannot show that they are less off than this. */
 const SPREAD_MIN = 0.25;
-/** Executions before the first look; how many times as many before the next one, and how many more for each node visited. */
-const FIRST_LOOK = 250;
+/** How many times as many executions come before the next look, and how many more for each node visited. */
 const NEXT_LOOK = 1.7;
 const WORK_PER_VISIT = 20;
+/** When so much should be done, it is worth a look whether that is so; how many times as many executions there are before that at least. */
+const NEARLY_DONE = 0.8;
+const NEXT_LOOK_LEAST = 1.2;
 
 /** Decides when to look, and adds up what was seen. */
 export class Estimator {
   current: Estimate | null = null;
-  private nextLook = FIRST_LOOK;
+  private nextLook = 0;
   private looks = 0;
   private weights = 0;
   private weighted = 0;
@@ -71,7 +75,6 @@ export class Estimator {
 
   add({ left, variance, visits }: Glance, { executions }: Pick<Totals, "executions">): void {
     this.looks++;
-    this.nextLook = Math.max(executions * NEXT_LOOK, executions + visits * WORK_PER_VISIT);
     const weight = 1 / Math.max(1, variance);
     this.weights += weight;
     this.weighted += weight * (executions + left);
@@ -83,6 +86,10 @@ export class Estimator {
       low: Math.round(Math.max(atLeast, mean - off)),
       high: Math.round(Math.max(atLeast, mean + off)),
     };
+    this.nextLook = Math.min(
+      Math.max(executions * NEXT_LOOK, executions + visits * WORK_PER_VISIT),
+      Math.max(executions * NEXT_LOOK_LEAST, this.current.executions * NEARLY_DONE),
+    );
   }
 
   /** How many looks there were: what {@link glance} takes as its seed. */
@@ -207,8 +214,9 @@ class Prober {
     const { before } = branch;
     const lane = branch.kind === "reversal" ? branch.lane : -1;
     const heads = frame.heads.filter(({ at }) => at < before).length;
-    const lengths = [keptBy(frame, branch), before, heads].map((length) => length >>> this.coarseness);
-    return `${lane}:${frame.lanes[before]}:${lengths.join(":")}`;
+    const lengths = [keptBy(frame, branch), before, heads, frame.lanes.length].map((n) => n >>> this.coarseness);
+    const waitsFor = branch.kind === "reversal" ? branch.row.filter((nth) => nth > 0).length : 0;
+    return `${lane}:${frame.lanes[before]}:${waitsFor}:${lengths.join(":")}`;
   }
 }
 
