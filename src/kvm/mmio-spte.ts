@@ -1,5 +1,6 @@
 /**
- * MMIO SPTEs: entries for guest frames that no memslot has. They make every access fault by a reserved bit, and say by themselves what it is.
+ * MMIO SPTEs: entries for guest frames that no memslot has. They make every access fault by a reserved bit (NPT, shadow paging) or as a misconfiguration
+ * (EPT), and say by themselves what it is.
  *
  *      63 62        52 51 50            12 11 10         3  2  1  0
  *     +--+------------+--+----------------+--+------------+--+--+--+
@@ -7,16 +8,12 @@
  *     +--+------------+--+----------------+--+------------+--+--+--+      7.2:  18 bits, 7 of them low (bits 3 to 9)
  *
  * The generation is that of the memslots when the entry was made. A fault on an entry of another generation does not trust it: a slot may be there
- * by now. Bits are those of NPT with physical addresses narrower than 52 bits.
+ * by now. The picture is that of NPT with physical addresses narrower than 52 bits; with EPT bits 2 to 0 are 110 and bit 51 is 0 (spte-layout.ts).
  */
-import { orU64, type U64, u64 } from "../engine/index.ts";
+import { andU64, clearU64, orU64, sameU64, type U64, u64 } from "../engine/index.ts";
 import { entryFrame, frameBits, type Gfn, type Pfn } from "../machine/index.ts";
+import type { SpteLayout } from "./spte-layout.ts";
 import type { KernelVersion } from "./variants.ts";
-
-/** shadow_mmio_value and shadow_mmio_mask: bit 51, and the present bit. */
-const MMIO_VALUE: U64 = u64(1 << 19, 1);
-/** shadow_mmio_access_mask: W and U. */
-export const MMIO_ACCESS_MASK = 6;
 
 const LOW_START = 3;
 const HIGH_BITS = 11;
@@ -29,28 +26,29 @@ export function mmioGenerationOf(kernel: KernelVersion, generation: number): num
 }
 
 /** make_mmio_spte() */
-export function makeMmioSpte(kernel: KernelVersion, gfn: Gfn, access: number, generation: number): U64 {
+export function makeMmioSpte(layout: SpteLayout, gfn: Gfn, access: number, generation: number): U64 {
+  const { kernel, mmioValue, mmioAccess } = layout;
   const stored = mmioGenerationOf(kernel, generation);
   const lowBits = LOW_BITS[kernel];
   const low = (stored % 2 ** lowBits) << LOW_START;
   const high = Math.floor(stored / 2 ** lowBits) << 20;
   const address = frameBits(gfn as number as Pfn);
-  return orU64(orU64(MMIO_VALUE, address), u64(high, low | (access & MMIO_ACCESS_MASK)));
+  return orU64(orU64(mmioValue, address), u64(high, low | (access & mmioAccess)));
 }
 
 /** is_mmio_spte() */
-export function isMmioSpte(spte: U64): boolean {
-  return (spte.hi & MMIO_VALUE.hi) !== 0 && (spte.lo & MMIO_VALUE.lo) !== 0;
+export function isMmioSpte({ mmioMask, mmioValue }: SpteLayout, spte: U64): boolean {
+  return sameU64(andU64(spte, mmioMask), mmioValue);
 }
 
 /** get_mmio_spte_gfn() */
-export function getMmioSpteGfn(spte: U64): Gfn {
-  return entryFrame(u64(spte.hi & ~MMIO_VALUE.hi, spte.lo)) as number as Gfn;
+export function getMmioSpteGfn({ mmioValue }: SpteLayout, spte: U64): Gfn {
+  return entryFrame(clearU64(spte, mmioValue)) as number as Gfn;
 }
 
 /** get_mmio_spte_access() */
-export function getMmioSpteAccess(spte: U64): number {
-  return spte.lo & MMIO_ACCESS_MASK;
+export function getMmioSpteAccess({ mmioAccess }: SpteLayout, spte: U64): number {
+  return spte.lo & mmioAccess;
 }
 
 /** get_mmio_spte_generation() */

@@ -10,14 +10,7 @@
 import { load, type Steps } from "../engine/index.ts";
 import { type Gfn, type Gpa, type Gva, gpaToGfn, PAGE_SIZE } from "../machine/index.ts";
 import { KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS, kvmMemslots } from "./memslots.ts";
-import {
-  getMmioSpteAccess,
-  getMmioSpteGeneration,
-  getMmioSpteGfn,
-  isMmioSpte,
-  MMIO_ACCESS_MASK,
-  mmioGenerationOf,
-} from "./mmio-spte.ts";
+import { getMmioSpteAccess, getMmioSpteGeneration, getMmioSpteGfn, isMmioSpte, mmioGenerationOf } from "./mmio-spte.ts";
 import type { Vcpu } from "./vcpu.ts";
 
 /** kvm_memslots(kvm)->generation */
@@ -28,22 +21,22 @@ export function* memslotsGeneration(vcpu: Vcpu): Steps<number> {
 
 /** handle_mmio_page_fault(): "invalid" when the ordinary path has to look at the frame. @param addr guest-virtual where there is no direct MMU */
 export function* handleMmioPageFault(vcpu: Vcpu, addr: number): Steps<"emulate" | "invalid" | "retry"> {
-  const { kernel } = vcpu.vm.kvm.variants;
+  const { layout } = vcpu.vm.tdp;
   const direct = vcpu.isDirectMmu;
   const isCached = direct ? vcpuMatchMmioGpa(vcpu, addr as Gpa) : vcpuMatchMmioGva(vcpu, addr as Gva);
   if (yield* isCached) return "emulate";
   const spte = yield* vcpu.vm.ops.lastSpte(vcpu, addr);
   // Zapped meanwhile: the guest faults again.
-  if (spte === null || !isMmioSpte(spte)) return "retry";
+  if (spte === null || !isMmioSpte(layout, spte)) return "retry";
   const generation = yield* memslotsGeneration(vcpu);
   // While an update is under way nothing old is believed.
   if (generation >= KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS) return "invalid";
-  const kvmGen = mmioGenerationOf(kernel, generation);
-  const spteGen = getMmioSpteGeneration(kernel, spte);
+  const kvmGen = mmioGenerationOf(layout.kernel, generation);
+  const spteGen = getMmioSpteGeneration(layout.kernel, spte);
   vcpu.vm.emit({ name: "check_mmio_spte", spte, kvmGen, spteGen, valid: kvmGen === spteGen });
   if (kvmGen !== spteGen) return "invalid";
-  const gfn = getMmioSpteGfn(spte);
-  const access = getMmioSpteAccess(spte);
+  const gfn = getMmioSpteGfn(layout, spte);
+  const access = getMmioSpteAccess(layout, spte);
   const gva = direct ? 0 : addr;
   vcpu.vm.emit({ name: "handle_mmio_page_fault", addr: gva, gfn, access });
   yield* vcpuCacheMmioInfo(vcpu, { gva, gfn, access });
@@ -59,7 +52,7 @@ export function* vcpuCacheMmioInfo(
   if (generation >= KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS) return;
   vcpu.mmioGva.value = info.gva - (info.gva % PAGE_SIZE);
   vcpu.mmioGfn.value = info.gfn;
-  vcpu.mmioAccess.value = info.access & MMIO_ACCESS_MASK;
+  vcpu.mmioAccess.value = info.access & vcpu.vm.tdp.layout.mmioAccess;
   vcpu.mmioGen.value = generation;
 }
 

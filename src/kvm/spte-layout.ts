@@ -68,6 +68,11 @@ export interface SpteLayout {
   readonly nonPresent: U64;
   /** FROZEN_SPTE */
   readonly frozen: U64;
+  /** shadow_mmio_value and shadow_mmio_mask: what shows an entry to be MMIO, and makes the hardware fault on it. */
+  readonly mmioValue: U64;
+  readonly mmioMask: U64;
+  /** shadow_mmio_access_mask: rights that such an entry keeps for the emulator. */
+  readonly mmioAccess: number;
 }
 
 const bits = (...numbers: readonly number[]): U64 => numbers.map(bitU64).reduce(orU64, U64_ZERO);
@@ -104,6 +109,10 @@ function nptLayout(kernel: KernelVersion): SpteLayout {
     accTrack: U64_ZERO,
     savedRights: 0,
     savedShift: kernel === "6.12" ? 54 : 52,
+    // A reserved address bit, on a CPU with fewer than 52.
+    mmioValue: bits(0, 51),
+    mmioMask: bits(0, 51),
+    mmioAccess: 6,
   };
 }
 
@@ -130,6 +139,10 @@ function eptLayout(kernel: KernelVersion, adEnabled: boolean): SpteLayout {
     accTrack: orU64(bits(0, 1), exec),
     savedRights: isNewer ? 0x405 : 0x5,
     savedShift: isNewer ? 52 : 54,
+    // W and X without R: a misconfiguration, which exits whatever the access.
+    mmioValue: bits(1, 2),
+    mmioMask: bits(0, 1, 2, 63),
+    mmioAccess: 0,
   };
 }
 

@@ -41,7 +41,7 @@ function savedRights(layout: SpteLayout, spte: U64): string {
 export function spteText(layout: SpteLayout, spte: U64, level: number, table: string | null = null): string {
   if (!isShadowPresentPte(spte)) {
     if (isFrozenSpte(layout, spte)) return "frozen";
-    return isMmioSpte(spte) ? "MMIO" : "not present";
+    return isMmioSpte(layout, spte) ? "MMIO" : "not present";
   }
   const isTable = !isLastSpte(spte, level);
   const what = isTable && table !== null ? `-> ${table}` : `frame ${spteToPfn(spte).toString(16)}`;

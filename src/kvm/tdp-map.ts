@@ -104,7 +104,7 @@ function* tdpMmuMapHandleTargetLevel(
   }
   const spte =
     slot === null
-      ? makeMmioSpte(kvm.variants.kernel, iter.gfn, tdp.roles.accessAll, yield* memslotsGeneration(vcpu))
+      ? makeMmioSpte(layout, iter.gfn, tdp.roles.accessAll, yield* memslotsGeneration(vcpu))
       : yield* makeSpteOfFault(vcpu, tdp, fault, slot, iter);
   let result: RetPf = "fixed";
   if (sameU64(spte, old)) {

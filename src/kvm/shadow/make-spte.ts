@@ -72,7 +72,7 @@ export function* makeShadowSpte(vcpu: Vcpu, shadow: ShadowMmu, request: ShadowSp
 export function* markShadowMmioSpte(shadow: ShadowMmu, sptep: Sptep, gfn: Gfn, access: number): Steps<void> {
   const { kernel, kvm } = shadow;
   const generation = yield* load((yield* kvmMemslots(kvm.memslots)).generation);
-  const spte = makeMmioSpte(kernel, gfn, access, generation);
+  const spte = makeMmioSpte(shadow.layout, gfn, access, generation);
   shadow.emit({
     name: "mark_mmio_spte",
     sptep: sptep.addr,

@@ -69,8 +69,8 @@ function* syncSpte(vcpu: Vcpu, shadow: ShadowMmu, sp: ShadowPage, index: number)
   const rights = (sp.role.value >>> 8) & shadow.bits.all & gpteAccess(shadow.bits, gpte);
   const access = protectCleanGpte(shadow.bits, rights, gpte);
   const spte = yield* load(sptep);
-  if (isMmioSpte(spte)) {
-    if (getMmioSpteGfn(spte) !== frame) yield* mmuSpteClearNoTrack(shadow, sptep);
+  if (isMmioSpte(shadow.layout, spte)) {
+    if (getMmioSpteGfn(shadow.layout, spte) !== frame) yield* mmuSpteClearNoTrack(shadow, sptep);
     else yield* markShadowMmioSpte(shadow, sptep, frame, access);
     return "same";
   }

@@ -55,7 +55,7 @@ export function* mmuPageZapPte(shadow: ShadowMmu, sp: ShadowPage, sptep: Sptep):
   if (isShadowPresentPte(spte)) {
     if (isLastSpte(spte, spLevel(sp))) yield* dropSpte(shadow, sptep);
     else yield* dropParentPte(shadow, shadow.pages.ofFrame(spteToPfn(spte)), sptep);
-  } else if (isMmioSpte(spte)) {
+  } else if (isMmioSpte(shadow.layout, spte)) {
     yield* mmuSpteClearNoTrack(shadow, sptep);
   }
 }
