@@ -14,6 +14,7 @@ import { GRAPHS, type GraphBenchmark } from "./graphs.ts";
 import { GENMC, MARKS, type Mark } from "./marks.ts";
 import { geometricMean, median, type Row, rowOf, rowsAgainst } from "./row.ts";
 import { hasSpin, runSpin } from "./spin.ts";
+import { tdpRows } from "./tdp.ts";
 import { workerRows } from "./workers.ts";
 
 export interface BenchOptions {
@@ -24,7 +25,7 @@ export interface BenchOptions {
 }
 
 /** The parts, in their order; a name may also be that of a program, as in "fib", "fib(6)" or "graph walkzap(2,2)". */
-export const PARTS = ["dpor", "graph", "workers", "estimate"] as const;
+export const PARTS = ["dpor", "graph", "workers", "estimate", "tdp"] as const;
 
 const RUNS = 3;
 const RUNS_LONG = 5;
@@ -62,6 +63,9 @@ async function benchOne(name: string, options: BenchOptions, add: (rows: readonl
       for (const mark of MARKS) {
         if (options.long || sizeOf(mark) < ESTIMATED_QUICK) add(await estimateRows(mark));
       }
+      return;
+    case "tdp":
+      tdpRows(options.long, add);
       return;
     default:
       byName(name, options, add);

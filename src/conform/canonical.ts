@@ -286,7 +286,7 @@ const FORMS: Readonly<Record<string, Form>> = {
   }),
   check_mmio_spte: fields(/\b(spte|kvm_gen|spte-gen) ([0-9a-f]+)/g, (writer, field, digits) => {
     const value = parseHexU64(digits);
-    return `${field} ${field === "spte" ? writer.spte(value) : writer.generation(value.lo)}`;
+    return `${field} ${field === "spte" ? writer.spte(value) : writer.generation(value.lo >>> 0)}`;
   }),
   kvm_unmap_hva_range: hostUnmapped,
   kvm_set_spte_hva: hostUnmapped,

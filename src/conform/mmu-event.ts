@@ -48,7 +48,7 @@ export function frameOf(spte: U64): number {
 
 /** The other bits of a present entry. */
 export function withoutFrame(spte: U64): U64 {
-  return { hi: (spte.hi & ~FRAME_HI) >>> 0, lo: (spte.lo & ~FRAME_LO) >>> 0 };
+  return u64(spte.hi & ~FRAME_HI, spte.lo & ~FRAME_LO);
 }
 
 /** What an MMIO SPTE holds: the memslot generation it was made in, the guest frame, and its other bits. */
@@ -137,7 +137,7 @@ export function parseSpteRequested(text: string): SpteRequested | null {
 /** @returns null for an error value (bits 52 to 63 in use): KVM_PFN_NOSLOT and KVM_PFN_ERR_* */
 export function parsePfn(text: string): number | null {
   const pfn = parseHexU64(text);
-  return pfn.hi > FRAME_HI ? null : u64ToNumber(pfn);
+  return pfn.hi >>> 0 > FRAME_HI ? null : u64ToNumber(pfn);
 }
 
 /** kvm_page_fault; `address` is guest-physical with NPT, guest-virtual with shadow paging. */

@@ -134,7 +134,12 @@ export class OwnHost {
   *store(addr: Hva, value: U64, size: 1 | 2 | 4 | 8): Steps<boolean> {
     if (addr % size !== 0) return yield* this.storeBytes(addr, value, size);
     return yield* this.access(addr, true, (frame) => {
-      this.world.plainWrite(pfnToHpa(frame) + (addr % PAGE_SIZE), size, value.lo, size === 8 ? value.hi : 0);
+      this.world.plainWrite(
+        pfnToHpa(frame) + (addr % PAGE_SIZE),
+        size,
+        value.lo >>> 0,
+        size === 8 ? value.hi >>> 0 : 0,
+      );
     });
   }
 
@@ -169,40 +174,41 @@ export class OwnHost {
     }
     const steps = this.stepsOf(operation);
     if (steps === null) return null;
-    const done = sequentially(task, () => steps);
+    const done = sequentially(task, steps);
     return typeof done === "number" ? { host: operation.host, rc: done } : done;
   }
 
-  private stepsOf(operation: HostOperation): Steps<number | HostResult> | null {
+  private stepsOf(operation: HostOperation): (() => Steps<number | HostResult>) | null {
     switch (operation.host) {
       case "touch":
-        return this.touch(this.rangeOf(operation), operation.write);
+        return () => this.touch(this.rangeOf(operation), operation.write);
       case "poke":
-        return this.storeMany(operation, operation.value, 8);
+        return () => this.storeMany(operation, operation.value, 8);
       case "poke_ret":
-        return this.storeMany(operation, STUB, 2);
+        return () => this.storeMany(operation, STUB, 2);
       case "peek":
-        return this.peek(operation);
+        return () => this.peek(operation);
       case "madvise":
-        return this.onRange(operation, (start, end) => this.madvise({ start, end }, operation.advice));
+        return () => this.onRange(operation, (start, end) => this.madvise({ start, end }, operation.advice));
       case "repeat_madvise":
-        return this.repeat(operation);
+        return () => this.repeat(operation);
       case "mprotect":
-        return this.onRange(operation, (start, end) => this.protect({ start, end }, operation.prot));
+        return () => this.onRange(operation, (start, end) => this.protect({ start, end }, operation.prot));
       case "munmap":
-        return this.onRange(operation, (start, end) => munmap(this.mm, start, end));
+        return () => this.onRange(operation, (start, end) => munmap(this.mm, start, end));
       case "mmap_fixed":
-        return this.onRange(operation, (start, end) => mmapFixed(this.mm, start, end, ALL_RIGHTS));
+        return () => this.onRange(operation, (start, end) => mmapFixed(this.mm, start, end, ALL_RIGHTS));
       case "mremap_swap":
-        return this.onRange(operation, (start, end) =>
-          mremap(this.mm, start, end - start, this.rangeOf({ ...operation, offset: operation.to }).start),
-        );
+        return () =>
+          this.onRange(operation, (start, end) =>
+            mremap(this.mm, start, end - start, this.rangeOf({ ...operation, offset: operation.to }).start),
+          );
       case "punch":
-        return this.punch(operation);
+        return () => this.punch(operation);
       case "fork":
-        return this.forkChild();
+        return () => this.forkChild();
       case "fork_exit":
-        return this.reapChild();
+        return () => this.reapChild();
       default:
         return null;
     }

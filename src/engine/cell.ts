@@ -36,7 +36,7 @@ export class Cell<T = number> {
       this.world.plainWrite(this.addr, this.size, value >>> 0, highHalf(value));
     } else {
       const pair = value as unknown as U64;
-      this.world.plainWrite(this.addr, this.size, pair.lo, pair.hi);
+      this.world.plainWrite(this.addr, this.size, pair.lo >>> 0, pair.hi >>> 0);
     }
   }
 
@@ -93,7 +93,7 @@ export class Struct<F extends Fields> {
   readonly bytes: number;
   readonly offsets: Readonly<Record<string, number>>;
   private readonly fields: F;
-  private readonly prototype: object;
+  private readonly view: ViewClass;
 
   constructor(name: string, fields: F) {
     this.name = name;
@@ -107,15 +107,12 @@ export class Struct<F extends Fields> {
     }
     this.bytes = Math.ceil(offset / 8) * 8;
     this.offsets = offsets;
-    this.prototype = viewPrototype(fields, offsets);
+    this.view = viewClass(fields, offsets);
   }
 
   /** A view on the structure at `addr`. */
   at(world: World, addr: number): View<F> {
-    const view = Object.create(this.prototype) as { world: World; addr: number };
-    view.world = world;
-    view.addr = addr;
-    return view as unknown as View<F>;
+    return new this.view(world, addr) as unknown as View<F>;
   }
 
   /** Allocates a zeroed structure; `label` is what reports call it. */
@@ -148,14 +145,29 @@ export class Struct<F extends Fields> {
   };
 }
 
-function viewPrototype(fields: Fields, offsets: Readonly<Record<string, number>>): object {
-  const prototype = {};
+/** An address, and the world that it is in; a class for each structure adds its fields. */
+interface Place {
+  readonly world: World;
+  readonly addr: number;
+}
+
+type ViewClass = new (world: World, addr: number) => Place;
+
+function viewClass(fields: Fields, offsets: Readonly<Record<string, number>>): ViewClass {
+  const made = class implements Place {
+    readonly world: World;
+    readonly addr: number;
+    constructor(world: World, addr: number) {
+      this.world = world;
+      this.addr = addr;
+    }
+  };
   for (const [field, type] of Object.entries(fields)) {
     const offset = offsets[field] as number;
     const { size, wide, count } = type;
-    Object.defineProperty(prototype, field, {
+    Object.defineProperty(made.prototype, field, {
       enumerable: true,
-      get(this: { world: World; addr: number }): unknown {
+      get(this: Place): unknown {
         const { world, addr } = this;
         if (count === 0) return new Cell(world, addr + offset, size, wide);
         return (index: number): Cell<unknown> => {
@@ -165,7 +177,7 @@ function viewPrototype(fields: Fields, offsets: Readonly<Record<string, number>>
       },
     });
   }
-  return prototype;
+  return made;
 }
 
 /** A shared variable of its own. */

@@ -113,18 +113,19 @@ export class Heap {
   }
 
   private setWord(index: number, value: number): void {
-    if (this.journaling) {
-      const length = this.journalLength;
-      if (length === this.journalWord.length) this.growJournal();
-      this.journalWord[length] = index;
-      this.journalOld[length] = this.words[index] as number;
-      this.journalLength = length + 1;
-      if (this.hash !== null) {
-        xorWord(this.hash, index, this.words[index] as number);
-        xorWord(this.hash, index, value);
-      }
-    }
+    if (this.journaling) this.journalWrite(index, value);
     this.words[index] = value;
+  }
+
+  private journalWrite(index: number, value: number): void {
+    const length = this.journalLength;
+    if (length === this.journalWord.length) this.growJournal();
+    this.journalWord[length] = index;
+    this.journalOld[length] = this.words[index] as number;
+    this.journalLength = length + 1;
+    if (this.hash === null) return;
+    xorWord(this.hash, index, this.words[index] as number);
+    xorWord(this.hash, index, value);
   }
 
   private growJournal(): void {

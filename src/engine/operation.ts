@@ -160,8 +160,8 @@ export class Operation<T> implements Iterator<Operation<unknown>, T, void> {
       this.lo = value >>> 0;
       this.hi = value < TWO32 && value >= 0 ? 0 : Math.floor(value / TWO32) >>> 0;
     } else {
-      this.lo = value.lo;
-      this.hi = value.hi;
+      this.lo = value.lo >>> 0;
+      this.hi = value.hi >>> 0;
     }
   }
 
@@ -170,8 +170,8 @@ export class Operation<T> implements Iterator<Operation<unknown>, T, void> {
       this.expectedLo = value >>> 0;
       this.expectedHi = value < TWO32 && value >= 0 ? 0 : Math.floor(value / TWO32) >>> 0;
     } else {
-      this.expectedLo = value.lo;
-      this.expectedHi = value.hi;
+      this.expectedLo = value.lo >>> 0;
+      this.expectedHi = value.hi >>> 0;
     }
   }
 }

@@ -47,6 +47,8 @@ export class Task {
   readonly daemon: boolean;
   /** False for a task that is never taken back, and so need not remember what it learns. */
   remembers = true;
+  /** Nobody runs beside it, and nobody watches what it does. */
+  alone = false;
   /** State that follows from the task's own results; the kernel floor keeps `current` here. */
   local: unknown = undefined;
   /** Null when operations of this task were taken back since the body last ran. */

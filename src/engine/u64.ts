@@ -1,17 +1,20 @@
 /**
  * 64-bit values.
  *
- * Page-table entries use all 64 bits, more than a JavaScript number holds exactly. They are held as two unsigned
- * 32-bit halves: in memory side by side, little end first, as x86 does; in locals as an immutable pair. A bigint
- * reads better and costs six times as much (docs/decisions/0002-entries.md). Everything that fits 53 bits (frame
- * numbers, addresses, counters) is a plain number.
+ * Page-table entries use all 64 bits, more than a JavaScript number holds exactly. They are held as two 32-bit halves:
+ * in memory side by side, little end first, as x86 does; in locals as an immutable pair. A bigint reads better and
+ * costs six times as much (docs/decisions/0002-entries.md). Everything that fits 53 bits (frame numbers, addresses,
+ * counters) is a plain number.
+ *
+ * The halves of a pair are signed: a JavaScript engine keeps a signed 32-bit number in the object itself, and each larger
+ * one in an object of its own. Bit operations do not mind; who wants a half as a number writes `half >>> 0`.
  */
 
 /** An immutable 64-bit value. Compare with {@link sameU64}, never with `===`. */
 export interface U64 {
-  /** Bits 63..32, as an unsigned number. */
+  /** Bits 63..32, as a signed number. */
   readonly hi: number;
-  /** Bits 31..0, as an unsigned number. */
+  /** Bits 31..0, as a signed number. */
   readonly lo: number;
 }
 
@@ -20,7 +23,7 @@ export const TWO32 = 0x1_0000_0000;
 
 /** Makes a value from its halves; bits above 31 of each half are dropped. */
 export function u64(hi: number, lo: number): U64 {
-  return { hi: hi >>> 0, lo: lo >>> 0 };
+  return { hi: hi | 0, lo: lo | 0 };
 }
 
 export const U64_ZERO: U64 = u64(0, 0);
@@ -59,13 +62,13 @@ export function numberToU64(value: number): U64 {
 
 /** Exact for values below 2^53; callers use it where the value is known to fit. */
 export function u64ToNumber(value: U64): number {
-  return value.hi * TWO32 + value.lo;
+  return (value.hi >>> 0) * TWO32 + (value.lo >>> 0);
 }
 
 /** Lower-case hexadecimal without a prefix or leading zeroes, as `%llx` prints it. */
 export function hexU64(value: U64): string {
-  if (value.hi === 0) return value.lo.toString(16);
-  return value.hi.toString(16) + value.lo.toString(16).padStart(8, "0");
+  const low = (value.lo >>> 0).toString(16);
+  return value.hi === 0 ? low : (value.hi >>> 0).toString(16) + low.padStart(8, "0");
 }
 
 /** @throws RangeError when `text` is not 1 to 16 hexadecimal digits */
@@ -78,5 +81,5 @@ export function parseHexU64(text: string): U64 {
 /** The sum modulo 2^64. */
 export function addU64(a: U64, b: U64): U64 {
   const lo = (a.lo >>> 0) + (b.lo >>> 0);
-  return { hi: (a.hi + b.hi + (lo > 0xffffffff ? 1 : 0)) >>> 0, lo: lo >>> 0 };
+  return u64(a.hi + b.hi + (lo > 0xffffffff ? 1 : 0), lo);
 }

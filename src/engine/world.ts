@@ -96,6 +96,8 @@ export class World {
   clock: Clock | null = null;
   /** When set, events go to it as they happen, and are not kept in {@link trace}. */
   onEvent: ((event: TraceEvent, task: Task | null) => void) | null = null;
+  /** False: nobody traces, and code that reports very often need not report what is no statistic. */
+  tracepoints = true;
   /** Set-up is over: what is allocated from here on belongs to the task that allocates. */
   started = false;
   /** Some task waits for the store buffers of others (fence() with a task); set during set-up by who does so. */
@@ -318,6 +320,7 @@ export class World {
     if (task === null) return this.heap.read(addr, size);
     if (task.ghost) return task.replay();
     this.checkAlive(addr, "plain read");
+    if (task.alone) return this.heap.read(addr, size);
     this.driver.plainAccess(task, addr, size, false);
     const waiting = this.driver.waitingStores?.(task) ?? null;
     const lo = waiting === null ? this.heap.read(addr, size) : waiting.overlay(this.heap, addr, size);
@@ -334,6 +337,10 @@ export class World {
     if (task?.ghost) return;
     if (task !== null) {
       this.checkAlive(addr, "plain write");
+      if (task.alone) {
+        this.heap.write(addr, size, lo, hi);
+        return;
+      }
       this.driver.plainAccess(task, addr, size, true);
       this.driver.waitingStores?.(task)?.amend({ addr, size, lo, hi });
     }

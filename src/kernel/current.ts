@@ -52,27 +52,38 @@ export class Current {
 
   /** Notes that a lock is about to be taken. */
   acquire(lock: Lockable, as: HeldAs, atomic: boolean): void {
-    const again = this.held.find((held) => held.lock.addr === lock.addr);
-    if (again !== undefined && !(again.as === "shared" && as === "shared")) {
+    const { addr } = lock;
+    for (const held of this.held) {
       // It will wait for itself; the engine reports the deadlock. The order says nothing new.
-      return;
+      if (held.lock.addr === addr && !(held.as === "shared" && as === "shared")) return;
     }
+    // Facts are for who compares executions: nobody does where one thread runs alone.
+    if (!this.task.alone) this.noteFacts(lock, as, atomic);
+    this.held.push({ lock, as, atomic, at: this.facts.next });
+    if (atomic) this.preemptOff();
+  }
+
+  private noteFacts(lock: Lockable, as: HeldAs, atomic: boolean): void {
     const { facts } = this;
     for (const held of this.held) facts.order(held.lock.name, held.at, lock.name);
     if (atomic && (this.inInterrupt || !this.irqsDisabled)) {
       facts.use(lock.name, as, this.inInterrupt ? "interrupt" : "interruptible");
     }
-    this.held.push({ lock, as, atomic, at: facts.next });
-    if (atomic) this.preemptOff();
   }
 
   /** Notes that a lock is about to be released. @throws Violation when it is not held that way */
   release(lock: Lockable, as: HeldAs): void {
-    const at = this.held.findLastIndex((held) => held.lock.addr === lock.addr && held.as === as);
-    if (at < 0)
-      throw new Violation("lock-imbalance", `${lock.name} is released by ${this.task.name}, which does not hold it`);
-    const [held] = this.held.splice(at, 1) as [Held];
-    if (held.atomic) this.preemptOn();
+    const { held: all } = this;
+    for (let at = all.length - 1; at >= 0; at--) {
+      const held = all[at] as Held;
+      if (held.lock.addr !== lock.addr || held.as !== as) continue;
+      // Nearly always the last one.
+      if (at === all.length - 1) all.pop();
+      else all.splice(at, 1);
+      if (held.atomic) this.preemptOn();
+      return;
+    }
+    throw new Violation("lock-imbalance", `${lock.name} is released by ${this.task.name}, which does not hold it`);
   }
 
   /** Preemption is off from here on. */
@@ -86,7 +97,13 @@ export class Current {
   }
 
   holds(lock: Lockable, as?: HeldAs): boolean {
-    return this.held.some((held) => held.lock.addr === lock.addr && (as === undefined || held.as === as));
+    const { addr } = lock;
+    // Asked at every change of a page-table entry: a plain loop.
+    for (let i = 0; i < this.held.length; i++) {
+      const held = this.held[i] as Held;
+      if (held.lock.addr === addr && (as === undefined || held.as === as)) return true;
+    }
+    return false;
   }
 
   get heldLocks(): readonly Lockable[] {

@@ -49,17 +49,19 @@ abstract class Lock implements Lockable {
 
 export class SpinLock extends Lock {
   readonly kind = "spinlock";
+  readonly lockText = `spin_lock(&${this.name})`;
+  readonly unlockText = `spin_unlock(&${this.name})`;
 }
 
 export function spinLock(lock: SpinLock): Operation<number> {
   const self = current(lock.world);
   self.acquire(lock, "exclusive", true);
-  return acquire(lock.cell, isFree, TAKE[self.task.lane] as (value: number) => number, `spin_lock(&${lock.name})`);
+  return acquire(lock.cell, isFree, TAKE[self.task.lane] as (value: number) => number, lock.lockText);
 }
 
 export function spinUnlock(lock: SpinLock): Operation<number> {
   current(lock.world).release(lock, "exclusive");
-  return store(lock.cell, 0, `spin_unlock(&${lock.name})`);
+  return store(lock.cell, 0, lock.unlockText);
 }
 
 /** local_irq_disable() of the running thread's CPU, as far as its own locks are concerned. */
@@ -117,36 +119,43 @@ const takeWrite = (): number => WRITER;
 /** A rwlock_t; with `sleeping`, a rw_semaphore. */
 export class RwLock extends Lock {
   readonly sleeping: boolean;
+  /** What diagrams call what is done to it; made once. */
+  readonly text: Readonly<Record<"readLock" | "readUnlock" | "writeLock" | "writeUnlock", string>>;
+
   constructor(world: World, name: string, sleeping = false, cell: Cell | null = null) {
     super(world, name, cell);
     this.sleeping = sleeping;
+    this.text = {
+      readLock: `${sleeping ? "down_read" : "read_lock"}(&${name})`,
+      readUnlock: `${sleeping ? "up_read" : "read_unlock"}(&${name})`,
+      writeLock: `${sleeping ? "down_write" : "write_lock"}(&${name})`,
+      writeUnlock: `${sleeping ? "up_write" : "write_unlock"}(&${name})`,
+    };
   }
 }
 
 export function readLock(lock: RwLock): Operation<number> {
   const self = current(lock.world);
-  const text = `${lock.sleeping ? "down_read" : "read_lock"}(&${lock.name})`;
-  if (lock.sleeping) self.mightSleep(text);
+  if (lock.sleeping) self.mightSleep(lock.text.readLock);
   self.acquire(lock, "shared", !lock.sleeping);
-  return acquireShared(lock.cell, hasNoWriter, addReader, text);
+  return acquireShared(lock.cell, hasNoWriter, addReader, lock.text.readLock);
 }
 
 export function readUnlock(lock: RwLock): Operation<number> {
   current(lock.world).release(lock, "shared");
-  return releaseShared(lock.cell, dropReader, `${lock.sleeping ? "up_read" : "read_unlock"}(&${lock.name})`);
+  return releaseShared(lock.cell, dropReader, lock.text.readUnlock);
 }
 
 export function writeLock(lock: RwLock): Operation<number> {
   const self = current(lock.world);
-  const text = `${lock.sleeping ? "down_write" : "write_lock"}(&${lock.name})`;
-  if (lock.sleeping) self.mightSleep(text);
+  if (lock.sleeping) self.mightSleep(lock.text.writeLock);
   self.acquire(lock, "exclusive", !lock.sleeping);
-  return acquire(lock.cell, isFree, takeWrite, text);
+  return acquire(lock.cell, isFree, takeWrite, lock.text.writeLock);
 }
 
 export function writeUnlock(lock: RwLock): Operation<number> {
   current(lock.world).release(lock, "exclusive");
-  return store(lock.cell, 0, `${lock.sleeping ? "up_write" : "write_unlock"}(&${lock.name})`);
+  return store(lock.cell, 0, lock.text.writeUnlock);
 }
 
 /** lockdep_assert_held(): @throws Violation when the running thread does not hold the lock (that way) */

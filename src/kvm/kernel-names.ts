@@ -283,6 +283,7 @@ export const KERNEL_NAMES: Readonly<Record<string, string>> = {
   reclaimPage: "shrink_folio_list",
   recoverHugePagesRange: "zap_collapsible_spte_range",
   refreshLocked: "__kvm_gpc_refresh",
+  refreshSptep: "tdp_iter_refresh_sptep",
   remoteFlushOrZap: "kvm_mmu_remote_flush_or_zap",
   removeFrom: "pte_list_desc_remove_entry",
   replaceHugePage: "do_huge_zero_wp_pmd",

@@ -6,9 +6,13 @@
  * Stands for tdp_iter.c of 6.12 and 7.2. Runs inside an RCU read-side section, which keeps the tables that it is in allocated.
  */
 import { Cell, load, type Steps, type U64, type World } from "../engine/index.ts";
-import { ENTRIES_PER_TABLE, type Gfn, PAGE_SIZE, pagesPerLevel, tableIndex } from "../machine/index.ts";
+import { type Gfn, PAGE_SIZE, pagesPerLevel, tableIndex } from "../machine/index.ts";
 import { type KvmMmuPage, spGfn, spLevel } from "./mmu-page.ts";
 import { isLastSpte, isShadowPresentPte, spteToPfn } from "./spte.ts";
+
+const ENTRY_BYTES = 8;
+/** Offset of the last entry of a table. */
+const LAST_ENTRY = PAGE_SIZE - ENTRY_BYTES;
 
 export class TdpIter {
   readonly world: World;
@@ -26,8 +30,10 @@ export class TdpIter {
   level = 0;
   /** First frame that the entry covers. */
   gfn: Gfn;
-  /** The table the entry is in, by level. */
-  readonly ptPath: number[] = [];
+  /** The table the entry is in, by level; 0 where the walk has not been. */
+  readonly ptPath: number[] = [0, 0, 0, 0, 0, 0];
+  /** Address of the entry. */
+  sptepAddr = 0;
   oldSpte: U64 = { hi: 0, lo: 0 };
   valid = true;
   yielded = false;
@@ -51,10 +57,8 @@ export class TdpIter {
     return [level, gfn, nextLastLevelGfn, yieldedGfn, oldSpte.hi, oldSpte.lo, yielded ? 1 : 0, ...path];
   }
 
-  /** The entry's address. */
   get sptep(): Cell<U64> {
-    const table = this.ptPath[this.level] as number;
-    return new Cell<U64>(this.world, table + 8 * tableIndex(this.gfn, this.level), 8, true);
+    return new Cell<U64>(this.world, this.sptepAddr, 8, true);
   }
 }
 
@@ -64,6 +68,12 @@ function roundDown(frame: Gfn, level: number): Gfn {
 
 function* readSpte(iter: TdpIter): Steps<void> {
   iter.oldSpte = yield* load(iter.sptep);
+}
+
+/** tdp_iter_refresh_sptep() */
+function* refreshSptep(iter: TdpIter): Steps<void> {
+  iter.sptepAddr = (iter.ptPath[iter.level] as number) + ENTRY_BYTES * tableIndex(iter.gfn, iter.level);
+  yield* readSpte(iter);
 }
 
 /** tdp_iter_start() */
@@ -80,7 +90,7 @@ export function* tdpIterRestart(iter: TdpIter): Steps<void> {
   iter.level = iter.rootLevel;
   iter.gfn = roundDown(iter.nextLastLevelGfn, iter.level);
   iter.ptPath[iter.level] = iter.root.spt.value;
-  yield* readSpte(iter);
+  yield* refreshSptep(iter);
   iter.valid = true;
 }
 
@@ -110,14 +120,15 @@ function* tryStepDown(iter: TdpIter): Steps<boolean> {
   iter.level--;
   iter.ptPath[iter.level] = child;
   iter.gfn = roundDown(iter.nextLastLevelGfn, iter.level);
-  yield* readSpte(iter);
+  yield* refreshSptep(iter);
   return true;
 }
 
 function* tryStepSide(iter: TdpIter): Steps<boolean> {
-  if (tableIndex(iter.gfn, iter.level) === ENTRIES_PER_TABLE - 1) return false;
+  if ((iter.sptepAddr & (PAGE_SIZE - 1)) === LAST_ENTRY) return false;
   iter.gfn = (iter.gfn + pagesPerLevel(iter.level)) as Gfn;
   iter.nextLastLevelGfn = iter.gfn;
+  iter.sptepAddr += ENTRY_BYTES;
   if (iter.gfn < iter.end) yield* readSpte(iter);
   return true;
 }
@@ -126,6 +137,6 @@ function* tryStepUp(iter: TdpIter): Steps<boolean> {
   if (iter.level === iter.rootLevel) return false;
   iter.level++;
   iter.gfn = roundDown(iter.gfn, iter.level);
-  yield* readSpte(iter);
+  yield* refreshSptep(iter);
   return true;
 }

@@ -37,17 +37,21 @@ import type { Vcpu } from "./vcpu.ts";
 export function* kvmTdpMmuMap(vcpu: Vcpu, tdp: TdpMmu, fault: KvmPageFault): Steps<RetPf> {
   const { slot } = fault;
   if (slot !== null) yield* kvmMmuHugepageAdjust(tdp.kvm, fault, slot);
-  tdp.emit({
-    name: "kvm_mmu_spte_requested",
-    gfn: fault.gfn,
-    pfn: fault.pfn + (fault.gfn % pagesPerLevel(fault.goalLevel)),
-    level: fault.goalLevel,
-    access: tdp.roles.accessAll,
-  });
+  if (tdp.world.tracepoints) traceRequest(tdp, fault);
   yield* rcuReadLock(tdp.kvm.kernel.rcu);
   const result = yield* walkAndMap(vcpu, tdp, fault, slot);
   yield* rcuReadUnlock(tdp.kvm.kernel.rcu);
   return result;
+}
+
+function traceRequest(tdp: TdpMmu, { gfn, pfn, goalLevel }: KvmPageFault): void {
+  tdp.emit({
+    name: "kvm_mmu_spte_requested",
+    gfn,
+    pfn: pfn + (gfn % pagesPerLevel(goalLevel)),
+    level: goalLevel,
+    access: tdp.roles.accessAll,
+  });
 }
 
 function* walkAndMap(vcpu: Vcpu, tdp: TdpMmu, fault: KvmPageFault, slot: KvmMemorySlot | null): Steps<RetPf> {
@@ -120,7 +124,9 @@ function* tdpMmuMapHandleTargetLevel(
     return "emulate";
   }
   const shown = yield* load(iter.sptep);
-  tdp.emit({ name: "kvm_mmu_set_spte", gfn: iter.gfn, spte: shown, level: iter.level, at: iter.sptep.addr });
+  if (tdp.world.tracepoints) {
+    tdp.emit({ name: "kvm_mmu_set_spte", gfn: iter.gfn, spte: shown, level: iter.level, at: iter.sptep.addr });
+  }
   return result;
 }
 

@@ -201,7 +201,9 @@ function* kvmSetPfnAccessed({ world }: TdpMmu, frame: Pfn): Steps<void> {
 }
 
 function reportChange(tdp: TdpMmu, { gfn: base, level, oldSpte, newSpte }: ChangedSpte): void {
-  tdp.emit({ name: "kvm_tdp_mmu_spte_changed", asId: 0, gfn: base, level, oldSpte, newSpte });
+  // One for each entry of each table: not even made where nobody traces.
+  if (tdp.world.tracepoints)
+    tdp.emit({ name: "kvm_tdp_mmu_spte_changed", asId: 0, gfn: base, level, oldSpte, newSpte });
 }
 
 /** The statistic that counts the leaves of a level. */
@@ -216,12 +218,14 @@ export function pagesStat(level: number): string {
 function* handleRemovedPt(tdp: TdpMmu, table: number, shared: boolean): Steps<void> {
   const sp = tdp.pages.ofEntry(table);
   const level = spLevel(sp);
-  tdp.emit({ name: "kvm_mmu_prepare_zap_page", sp: spText(sp) });
+  if (tdp.world.tracepoints) tdp.emit({ name: "kvm_mmu_prepare_zap_page", sp: spText(sp) });
   const frozen = tdp.kvm.variants.freezesEntries ? tdp.layout.frozen : tdp.layout.nonPresent;
+  const first = spGfn(sp);
+  const pages = pagesPerLevel(level);
   yield* tdpMmuUnlinkSp(tdp, sp);
   for (let i = 0; i < ENTRIES_PER_TABLE; i++) {
     const sptep = new Cell<U64>(tdp.world, table + 8 * i, 8, true);
-    const base = gfn(spGfn(sp) + i * pagesPerLevel(level));
+    const base = gfn(first + i * pages);
     if (base >= tdp.gfnEnd) break;
     let oldSpte: U64;
     if (shared) {
@@ -246,7 +250,7 @@ function* handleRemovedPt(tdp: TdpMmu, table: number, shared: boolean): Steps<vo
 export function tdpMmuAllocChildSp(tdp: TdpMmu, iter: TdpIter, contents: Uint32Array | null = null): KvmMmuPage {
   const parent = tdp.pages.ofEntry(iter.sptep.addr);
   const sp = tdp.pages.allocate(childRole(parent.role.value), iter.gfn, iter.sptep.addr, contents);
-  tdp.emit({ name: "kvm_mmu_get_page", sp: spText(sp), created: true });
+  if (tdp.world.tracepoints) tdp.emit({ name: "kvm_mmu_get_page", sp: spText(sp), created: true });
   return sp;
 }
 

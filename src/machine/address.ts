@@ -49,11 +49,9 @@ export const hpaToPfn = (addr: Hpa): Pfn => Math.floor(addr / PAGE_SIZE) as Pfn;
 
 /** 4K pages that an entry of the level maps. */
 export function pagesPerLevel(level: number): number {
-  return PAGES_PER_LEVEL[level] as number;
+  // A shift where it fits: asked for every entry of a walk, and a machine word then.
+  return level <= PG_LEVEL_512G ? 1 << (9 * (level - 1)) : ENTRIES_PER_TABLE ** (level - 1);
 }
-
-/** By level, from 1. */
-const PAGES_PER_LEVEL: readonly number[] = Array.from({ length: 8 }, (_, level) => ENTRIES_PER_TABLE ** (level - 1));
 
 /** Index into a table of the level for a frame number. */
 export function tableIndex(frame: number, level: number): number {

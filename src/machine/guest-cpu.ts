@@ -12,7 +12,7 @@
  *
  * What a CPU has cached and where it stands is its thread's own state, which follows from what its accesses returned.
  */
-import { Cell, fetchAdd, load, type Steps, store, type U64, u64ToNumber, type World } from "../engine/index.ts";
+import { Cell, fetchAdd, load, type Steps, store, type U64, u64, u64ToNumber, type World } from "../engine/index.ts";
 import { type Gpa, type Gva, type Hpa, PAGE_SIZE } from "./address.ts";
 import { deliverEvent, type ExceptionTables, type GuestEvent, PF_VECTOR } from "./guest-exception.ts";
 import { type Interrupts, isInterrupted } from "./interrupts.ts";
@@ -287,7 +287,7 @@ function* accessWord(guest: GuestCpu, action: MemoryAccess, at: Hpa): Steps<void
     else yield* store(cell, value, label);
   } else {
     const cell = new Cell<number>(world, at, size, false);
-    if (action.access === "read") guest.lastRead = { hi: 0, lo: yield* load(cell, label) };
+    if (action.access === "read") guest.lastRead = u64(0, yield* load(cell, label));
     else yield* store(cell, (value.lo & (size === 4 ? -1 : 2 ** (8 * size) - 1)) >>> 0, label);
   }
 }

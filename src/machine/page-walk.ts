@@ -296,9 +296,10 @@ function* readGuestEntry(world: World, at: Hpa, size: 4 | 8): Steps<U64> {
 
 function* setGuestAccessedDirty(world: World, at: Hpa, size: 4 | 8, entry: U64, wanted: U64): Steps<boolean> {
   if (size === 8) return yield* setAccessedDirty(new Cell<U64>(world, at, 8, true), entry, wanted);
-  const updated = orU64(entry, wanted).lo;
-  if (updated === entry.lo) return true;
-  return (yield* compareExchange(new Cell<number>(world, at, 4, false), entry.lo, updated)) === entry.lo;
+  const old = entry.lo >>> 0;
+  const updated = orU64(entry, wanted).lo >>> 0;
+  if (updated === old) return true;
+  return (yield* compareExchange(new Cell<number>(world, at, 4, false), old, updated)) === old;
 }
 
 // --- shadow tables ---------------------------------------------------------------------------------------------------

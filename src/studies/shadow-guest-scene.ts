@@ -246,7 +246,7 @@ function* runGuest(vm: Vm, vcpu: number, plan: GuestPlan, cached: Tlb | null): S
   const reads: number[] = [];
   for (const instructions of runs) {
     yield* kvmArchVcpuIoctlRun(thread, instructions);
-    reads.push(thread.guest.lastRead.lo);
+    reads.push(thread.guest.lastRead.lo >>> 0);
   }
   if (inGuest !== null) yield* leaveGuest(thread, inGuest);
   if (handles === null) return reads;

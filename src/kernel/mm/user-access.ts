@@ -50,7 +50,7 @@ export function* getUser(mm: Mm, addr: Hva, size: UserAccessSize, atomic = false
 export function* tryCmpxchgUser(mm: Mm, addr: Hva, size: 4 | 8, expected: U64, replacement: U64): Steps<U64 | null> {
   return yield* withPage(mm, addr, true, false, function* (place): Steps<U64> {
     if (size === 8) return yield* compareExchange(wideCell(mm.world, place), expected, replacement);
-    return u64(0, yield* compareExchange(narrowCell(mm.world, place, 4), expected.lo, replacement.lo));
+    return u64(0, yield* compareExchange(narrowCell(mm.world, place, 4), expected.lo >>> 0, replacement.lo >>> 0));
   });
 }
 

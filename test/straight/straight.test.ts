@@ -1,0 +1,80 @@
+/** The straight-line form of the MMU (bench/speed/straight) does what its generators do: the same events, results, statistics and tables. */
+import { execFileSync } from "node:child_process";
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { straightened } from "../../bench/speed/straight/source.ts";
+
+const ROOT = join(import.meta.dirname, "../..");
+const SEEDS = 12;
+/** Of these, so many for each operation that does something else. */
+const FEW = 3;
+
+function run(root: string, how: "engine" | "straight", first: number, count: number): string[] {
+  const script = join(root, "test/straight/run-workloads.ts");
+  const said = execFileSync(process.execPath, [script, how, String(first), String(count)], {
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  return said.split("\n").filter((line) => line !== "");
+}
+
+test("random workloads take the same course", { timeout: 60_000 }, () => {
+  const lines = run(ROOT, "engine", 0, SEEDS);
+  expect(lines).toHaveLength(SEEDS);
+  expect(run(ROOT, "straight", 0, SEEDS)).toEqual(lines);
+});
+
+test("the words of generators are taken out, and nothing else", () => {
+  const source = [
+    "export function* load(cell: Cell): Steps<number> {",
+    "  const old = (yield* exchange(cell, 1)) * 2;",
+    "  return yield* then(old);",
+    "}",
+    "class Host {",
+    "  private *touch(at: number): Steps<void> {}",
+    "}",
+  ];
+  expect(straightened(source.join("\n")).split("\n")).toEqual([
+    "export function load(cell: Cell): Steps<number> {",
+    "  const old = (exchange(cell, 1)) * 2;",
+    "  return then(old);",
+    "}",
+    "class Host {",
+    "  private touch(at: number): Steps<void> {}",
+    "}",
+  ]);
+  const generator = "function* lines(text: string): Generator<string> { yield* text.split(' '); }";
+  expect(straightened(generator)).toBe(generator);
+});
+
+describe("an operation that does something else is noticed", () => {
+  let scratch = "";
+  beforeAll(() => {
+    scratch = mkdtempSync(join(tmpdir(), "racewalk-straight-"));
+    for (const part of ["src", "test/properties", "test/straight", "bench/speed", "package.json"]) {
+      cpSync(join(ROOT, part), join(scratch, part), { recursive: true });
+    }
+    symlinkSync(join(ROOT, "node_modules"), join(scratch, "node_modules"));
+  });
+  afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+  test.each([
+    ["fetchAnd() leaves the entry as it is", "u64(a.hi & b.hi, a.lo & b.lo)", "u64(a.hi, a.lo)"],
+    ["fetchAdd() adds one more", "old + value)", "old + value + 1)"],
+    ["exchange() writes nothing", "const old = load(cell);\n  write(cell, value);", "const old = load(cell);"],
+  ])("%s", (_name, find, replace) => {
+    const path = join(scratch, "bench/speed/straight/ops.ts");
+    const source = readFileSync(join(ROOT, "bench/speed/straight/ops.ts"), "utf8");
+    expect(source.split(find).length - 1, find).toBe(1);
+    writeFileSync(path, source.replace(find, replace));
+    let said: string[] = [];
+    try {
+      said = run(scratch, "straight", 0, FEW);
+    } catch {
+      // It went wrong so far that the model's own checks stopped it.
+    }
+    expect(said).not.toEqual(run(ROOT, "engine", 0, FEW));
+  });
+});
