@@ -15,12 +15,16 @@ import { GraphExplorer, type Lasso } from "./explore/graph.ts";
 import { PctExplorer } from "./explore/pct.ts";
 import { RandomExplorer, type Sampler, seedOfRun } from "./explore/random.ts";
 import type { Frame } from "./explore/reversals.ts";
+import type { Spin } from "./explore/spin.ts";
 import { divide, readSubtree, type Subtree, WHOLE_TREE, writeSubtree } from "./explore/subtree.ts";
 import { type Fact, factsOf, failureOf, judgeFacts } from "./facts.ts";
 import { type Finding, isBetter, keyOf, type Length, mergeFindings } from "./failures.ts";
 import { plainForm, type ShortForm, shortForms } from "./minimise.ts";
 import { finish, makeWorld, type Program } from "./program.ts";
+import { replay } from "./replay.ts";
 import { formatSchedule, type Step } from "./schedule.ts";
+import { sideText } from "./sides.ts";
+import type { Task } from "./task.ts";
 import { Verifier } from "./verify.ts";
 
 export type Strategy = "dpor" | "random" | "pct" | "graph";
@@ -199,7 +203,9 @@ export class JobRunner<S> {
     this.execution.stepsMax = method.stepsMax ?? deepest;
     this.execution.taskStepsMax = method.taskSteps ?? Number.POSITIVE_INFINITY;
     this.explorer = strategy === "dpor" ? new DporExplorer(this.execution) : null;
-    if (this.explorer !== null) this.explorer.preemptionsMax = method.preemptions ?? Number.POSITIVE_INFINITY;
+    if (this.explorer === null) return;
+    this.explorer.preemptionsMax = method.preemptions ?? Number.POSITIVE_INFINITY;
+    if (method.taskSteps === null) this.explorer.onSpin = (spin) => this.refuseSpin(spin);
   }
 
   /** Makes known which tasks are spawned; false when this runner has seen them in another order and cannot be used any more. */
@@ -371,6 +377,24 @@ export class JobRunner<S> {
   private written(steps: readonly Step[]): readonly Step[] {
     const { spawns } = this.execution.world;
     return spawns.length === 0 ? steps : (this.verify().follow(steps, spawns) ?? steps);
+  }
+
+  /** @throws UsageError that says which task spins, where, and what to do about it */
+  private refuseSpin({ lane, reads, places }: Spin): never {
+    const { execution, program, method } = this;
+    const { world, events } = execution;
+    const end: Failure = { property: "spin", message: "", lane, event: events.length };
+    const steps = this.written(plainForm(execution, end).steps);
+    const shown = replay(program, { model: method.model, steps });
+    const name = (world.tasks[lane] as Task).name;
+    const here = shown.execution.world.tasks.find((task) => task.name === name)?.lane ?? lane;
+    const own = shown.steps.filter((step) => step.cpu === here && !step.drain && step.operation !== "Plain");
+    const at = places.map(({ nth }) => nth).reverse();
+    const found = at.map((nth) => `${own[nth - 1]?.name} (${own[nth - 1]?.value})`).join(", ");
+    const text = `reads ${found} ${reads} times in a row and does nothing else`;
+    const remedy = "wait with awaitUntil(), bound the loop (--task-steps), or search its states (--strategy graph)";
+    const side = sideText(shown.execution, { lane: here, text, at }, shown.stackAt);
+    throw new UsageError(`${side}, and dpor would explore each number of looks: ${remedy}`);
   }
 
   private verify(): Verifier<S> {

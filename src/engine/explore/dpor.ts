@@ -41,6 +41,7 @@ import {
   rankOf,
   withoutPending,
 } from "./reversals.ts";
+import { findSpin, SPIN_LOOK, type Spin } from "./spin.ts";
 
 export interface DporHooks {
   /** A complete execution; return false to stop exploring. */
@@ -81,6 +82,8 @@ export class DporExplorer implements Scheduler, Sequence {
   private started = false;
   /** Executions that need more preemptions than this are left out; some of them are found all the same. */
   preemptionsMax = Number.POSITIVE_INFINITY;
+  /** Called when a task waits by looking again and again; has to throw. Null where its steps are bounded. */
+  onSpin: ((spin: Spin) => void) | null = null;
 
   constructor(execution: Execution) {
     this.execution = execution;
@@ -278,11 +281,12 @@ export class DporExplorer implements Scheduler, Sequence {
   /** The default: what was delayed last goes first, then whoever ran last (its store buffer before it), then by lane. */
   private pickDefault(): number {
     const { execution } = this;
+    const { events } = execution;
     this.asleep = false;
+    if (events.length % SPIN_LOOK === SPIN_LOOK - 1) this.refuseSpin();
     for (let p = this.pending; p !== null; p = p.next) {
       if (execution.isEnabled(p.lane) && this.isAwake(p.lane)) return p.lane;
     }
-    const { events } = execution;
     if (events.length > 0) {
       const lane = this.enabledLaneOf((events.lane[events.length - 1] as number) % this.tasksMax);
       if (lane !== NO_LANE) return lane;
@@ -293,6 +297,12 @@ export class DporExplorer implements Scheduler, Sequence {
       if (lane !== NO_LANE) return lane;
     }
     return NO_LANE;
+  }
+
+  private refuseSpin(): void {
+    if (this.onSpin === null) return;
+    const spin = findSpin(this.execution);
+    if (spin !== null) this.onSpin(spin);
   }
 
   private enabledLaneOf(task: number): number {
