@@ -24,7 +24,7 @@ interface SpinPlace {
 }
 
 /** Reads in a row, and how many places a loop may look at. */
-export const SPIN_READS = 500;
+const SPIN_READS = 500;
 const PLACES_MAX = 8;
 
 /** Events between two looks for such tasks: a power of two. */
