@@ -13,6 +13,7 @@ import { estimateRows } from "./estimate.ts";
 import { GRAPHS, type GraphBenchmark } from "./graphs.ts";
 import { GENMC, MARKS, type Mark } from "./marks.ts";
 import { geometricMean, median, type Row, rowOf, rowsAgainst } from "./row.ts";
+import { shadowFaultRows } from "./shadow-faults.ts";
 import { hasSpin, runSpin } from "./spin.ts";
 import { tdpRows } from "./tdp.ts";
 import { workerRows } from "./workers.ts";
@@ -25,7 +26,7 @@ export interface BenchOptions {
 }
 
 /** The parts, in their order; a name may also be that of a program, as in "fib", "fib(6)" or "graph walkzap(2,2)". */
-export const PARTS = ["dpor", "graph", "workers", "estimate", "tdp"] as const;
+export const PARTS = ["dpor", "graph", "workers", "estimate", "tdp", "shadow"] as const;
 
 const RUNS = 3;
 const RUNS_LONG = 5;
@@ -66,6 +67,9 @@ async function benchOne(name: string, options: BenchOptions, add: (rows: readonl
       return;
     case "tdp":
       tdpRows(options.long, add);
+      return;
+    case "shadow":
+      add(shadowFaultRows());
       return;
     default:
       byName(name, options, add);

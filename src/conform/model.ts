@@ -19,8 +19,9 @@ import {
 import type { Mm } from "../kernel/index.ts";
 import { formatEvent, isKvmEvent, isStatEvent, type KvmEvent } from "../kvm/trace.ts";
 import type { KvmVariants, Paging } from "../kvm/variants.ts";
+import type { RunResult } from "../kvm/vcpu.ts";
 import type { Vm } from "../kvm/vm.ts";
-import { gfn, type Hva, hva, PAGE_SIZE, pagingModeOf } from "../machine/index.ts";
+import { type GuestInstruction, gfn, type Hva, hva, PAGE_SIZE, pagingModeOf } from "../machine/index.ts";
 import { exceptionHandler, type GuestProgramContext, guestCode } from "./guest-code.ts";
 import { CONTROL_PAGES, GuestTables } from "./guest-tables.ts";
 import { HostFollower, windowOf } from "./host-follower.ts";
@@ -57,18 +58,34 @@ export interface ModelInput {
   readonly variants?: Partial<KvmVariants>;
   /** The CPU keeps translations from one stay in the guest to the next, which the processor of the recordings does not. */
   readonly keepsTranslations?: boolean;
+  /** Modelled memory for the kernel's own structures: little where many runs are short. */
+  readonly kernelBytes?: number;
   /** Looks at the machine after the set-up (`at` is -1), after each operation, and after the teardown (`at` is their number). */
   readonly inspect?: (machine: InspectedMachine, at: number, run: OperationRun | null) => void;
+  /** Who is told of each member of an operation as it begins and ends, made when the guest's memory is ready; without a recording only. */
+  readonly inspector?: (machine: InspectedMachine) => RunInspector;
 }
 
 /** What a check between two operations may look at; nothing runs meanwhile. */
 export interface InspectedMachine {
   readonly vm: Vm;
   readonly workload: Workload;
+  /** Host addresses of the entries of the guest's tables as they were set up. */
+  readonly entries: readonly Hva[];
   /** Where a memory starts on the host. */
   hvaOf(memory: number): Hva;
+  /** Host addresses of part of a memory. */
+  rangeOf: OperationMachine["rangeOf"];
   /** KVM's statistics as they are now. */
   readonly counters: Stats;
+}
+
+/** Is told of each operation. What it throws ends the run. */
+export interface RunInspector {
+  guestBegins(vcpu: number, code: readonly GuestInstruction[]): void;
+  guestEnds(vcpu: number, result: RunResult): void;
+  hostBegins(operation: HostOperation): void;
+  hostEnds(operation: HostOperation, result: OperationResult): void;
 }
 
 export interface ModelRun extends WorkloadRun {
@@ -121,6 +138,7 @@ class ModelMachine implements OperationMachine, InspectedMachine {
   private readonly tables: GuestTables;
   private readonly initial: InitialState;
   private reported = 0;
+  private inspector: RunInspector | null = null;
 
   constructor(input: ModelInput) {
     const { workload, recording, kernel } = input;
@@ -135,7 +153,7 @@ class ModelMachine implements OperationMachine, InspectedMachine {
     const gigantic = block > 512 || workload.memory.some((memory) => memory.backing === "hugetlb1g");
     const blockBytes = (this.plan?.blocks ?? []).reduce((sum, { count }) => sum + count * PAGE_SIZE, 0);
     const lanes = workload.vcpus + 2;
-    const bytes = this.plan === null ? ownBytes(workload) : MEMORY_BYTES + 2 * blockBytes;
+    const bytes = this.plan === null ? ownBytes(workload, input.kernelBytes) : MEMORY_BYTES + 2 * blockBytes;
     // A kernel's own walk of host page tables wants whole tables.
     const align = gigantic || input.makeBody !== undefined ? 512 * HUGE : HUGE;
     const window = this.plan === null ? ownWindow(this.ownPlaces, align) : windowOf(this.layout.places, align);
@@ -201,7 +219,15 @@ class ModelMachine implements OperationMachine, InspectedMachine {
       // The processor of the recordings keeps no translation from one VMRUN to the next.
       guest.forgetsBetweenStays = this.input.keepsTranslations !== true;
     }
+    this.inspector = this.input.inspector?.(this) ?? null;
     return [...lines, ...this.newEvents()];
+  }
+
+  get entries(): readonly Hva[] {
+    const hvaOf = this.hvasOfGuest();
+    return this.initial.pageTableEntries.flatMap(({ gpa, entrySize, count }) =>
+      Array.from({ length: count }, (_, i) => hvaOf(gpa + i * entrySize)),
+    );
   }
 
   private setupSteps(): ({ slot: SlotMarker } | { call: HostPlan["setup"][number] } | { map: number })[] {
@@ -246,8 +272,20 @@ class ModelMachine implements OperationMachine, InspectedMachine {
 
   /** The VMM writes to its own memory. */
   private pokeGuest(stores: readonly GuestStore[]): void {
+    const { own } = this;
+    const hvaOf = this.hvasOfGuest();
+    if (own === null) for (const each of stores) this.poke(hvaOf(each.gpa), each.value, each.size);
+    else {
+      this.sequentially("vmm", function* () {
+        for (const each of stores) yield* own.store(hvaOf(each.gpa), each.value, each.size);
+      });
+    }
+  }
+
+  /** Where guest addresses are on the host, by the memslots of now. */
+  private hvasOfGuest(): (gpa: number) => Hva {
     const slots = this.slotPlaces();
-    const hvaOf = ({ gpa }: GuestStore): Hva => {
+    return (gpa) => {
       const slot = slots.find(({ baseGfn, npages }) => {
         const index = gpa / PAGE_SIZE - baseGfn;
         return index >= 0 && index < npages;
@@ -256,13 +294,6 @@ class ModelMachine implements OperationMachine, InspectedMachine {
         throw new UsageError(`guest address 0x${gpa.toString(16)}: in no memslot; mend the workload`);
       return hva(slot.hva + gpa - slot.baseGfn * PAGE_SIZE);
     };
-    const { own } = this;
-    if (own === null) for (const each of stores) this.poke(hvaOf(each), each.value, each.size);
-    else {
-      this.sequentially("vmm", function* () {
-        for (const each of stores) yield* own.store(hvaOf(each), each.value, each.size);
-      });
-    }
   }
 
   /** The same with a recording, which says what backs the page. */
@@ -307,6 +338,7 @@ class ModelMachine implements OperationMachine, InspectedMachine {
     const code = guestCode(this.programContext, operation, resolved ?? this.tables.resolve(operation));
     guest.lastRead = U64_ZERO;
     const task = `vcpu${vcpu}`;
+    this.inspector?.guestBegins(vcpu, code);
     let result = this.sequentially(task, () => body.run(vcpu, code));
     while (result === "mmio") {
       const access = body.deviceAccess(vcpu);
@@ -314,10 +346,12 @@ class ModelMachine implements OperationMachine, InspectedMachine {
       if (access !== null && !access.isWrite) body.answerDevice(vcpu, answer.lo, answer.hi);
       result = this.sequentially(task, () => body.run(vcpu, null));
     }
+    this.inspector?.guestEnds(vcpu, result);
     return guestResult(vcpu, guest, result);
   }
 
   private runHost(operation: HostOperation, place: string, task: string, first: boolean): OperationResult {
+    this.inspector?.hostBegins(operation);
     const result = this.own?.perform(operation, task, (name, steps) => this.sequentially(name, steps)) ?? null;
     const details = runHostOperation(this, operation, task);
     if (details === null && result === null) this.notModelled.push(`${place}: ${operation.host}`);
@@ -326,7 +360,9 @@ class ModelMachine implements OperationMachine, InspectedMachine {
       // The VMM's own calls, and those of the kernel's threads meanwhile.
       for (const thread of follower.threads()) this.sequentially(thread.task, () => follower.replay(thread.calls));
     }
-    return { ...hostResult(operation.host, result), ...details };
+    const outcome = { ...hostResult(operation.host, result), ...details };
+    this.inspector?.hostEnds(operation, outcome);
+    return outcome;
   }
 
   rangeOf(operation: { readonly mem: number; readonly offset: number; readonly len: number | null }): {

@@ -89,14 +89,15 @@ const BYTES_MAX = 3.75 * 1024 ** 3;
 /**
  * Bytes of modelled memory: reserved, and used only as far as touched. A frame takes twice its size, since each starts at a multiple of it.
  *
+ * @param kernelBytes for the kernel's own structures
  * @throws UsageError when that is more than there can be
  */
-export function ownBytes(workload: Workload): number {
+export function ownBytes(workload: Workload, kernelBytes = KERNEL_BYTES): number {
   const isGigantic = (memory: Memory): boolean => memory.backing === "hugetlb1g";
   const memory = workload.memory.filter(({ alias }) => alias === null);
   const small = memory.filter((each) => !isGigantic(each)).reduce((sum, { size }) => sum + 2 * size, 0);
   const gigantic = memory.filter(isGigantic).reduce((sum, { size }) => sum + size, 0);
-  const all = KERNEL_BYTES + small + (gigantic === 0 ? 0 : gigantic + GIGANTIC);
+  const all = kernelBytes + small + (gigantic === 0 ? 0 : gigantic + GIGANTIC);
   if (all <= BYTES_MAX) return all;
   const asked = Math.round(memory.reduce((sum, { size }) => sum + size, 0) / 1024 ** 2);
   throw new UsageError(

@@ -37,6 +37,10 @@ export class GeneratorBody implements TaskBody {
 /** Makes a task's body, from the beginning. */
 export type BodyFactory = (task: Task) => TaskBody;
 
+/** Many a task of a sequential run never remembers anything. */
+const NO_LOG = new Uint32Array(0);
+const FIRST_LOG = 64;
+
 export class Task {
   readonly world: World;
   /** Index of the task, and of its row in clocks and schedules. */
@@ -75,7 +79,7 @@ export class Task {
   position: Hash | null = null;
 
   private readonly factory: BodyFactory;
-  private log: Uint32Array = new Uint32Array(64);
+  private log: Uint32Array = NO_LOG;
   private logLength = 0;
   private logRead = 0;
   /** Operations still to be answered from the log while the body is rebuilt; -1 when it runs for real. */
@@ -123,7 +127,7 @@ export class Task {
     if (!this.remembers) return;
     const length = this.logLength;
     if (length + 2 > this.log.length) {
-      const log = new Uint32Array(this.log.length * 2);
+      const log = new Uint32Array(Math.max(FIRST_LOG, this.log.length * 2));
       log.set(this.log);
       this.log = log;
     }

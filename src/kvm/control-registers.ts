@@ -50,7 +50,7 @@ function* kvmSetCr0(vcpu: Vcpu, value: number): Steps<void> {
   const { guest } = vcpu;
   const old = guest.mode;
   guest.mode = withControlRegister(old, 0, value);
-  if (isPaePaging(guest.mode) && !old.paging) yield* loadPdptrs(vcpu, guest.mode.cr3);
+  if (isPaePaging(guest.mode) && !old.paging) yield* reloadPdptrs(vcpu, guest.mode.cr3);
   const changed = (old.cr0 ^ value) & CR0_ROLE_BITS;
   // With nested paging the tables do not depend on WP.
   if (changed === 0 || (vcpu.vm.kvm.params.npt && changed === X86_CR0_WP)) return;
@@ -61,7 +61,7 @@ function* kvmSetCr4(vcpu: Vcpu, value: number): Steps<void> {
   const { guest } = vcpu;
   const changed = guest.mode.cr4 ^ value;
   guest.mode = withControlRegister(guest.mode, 4, value);
-  if (isPaePaging(guest.mode) && (changed & CR4_PDPTR_BITS) !== 0) yield* loadPdptrs(vcpu, guest.mode.cr3);
+  if (isPaePaging(guest.mode) && (changed & CR4_PDPTR_BITS) !== 0) yield* reloadPdptrs(vcpu, guest.mode.cr3);
   if ((changed & CR4_ROLE_BITS) !== 0) yield* kvmMmuResetContext(vcpu);
   const losesPcide = (changed & X86_CR4_PCIDE) !== 0 && (value & X86_CR4_PCIDE) === 0;
   if ((changed & X86_CR4_PGE) !== 0 || losesPcide) yield* kvmMakeRequest(vcpu, KVM_REQ_TLB_FLUSH_GUEST);
@@ -73,16 +73,21 @@ function* kvmMmuResetContext(vcpu: Vcpu): Steps<void> {
   yield* vcpu.vm.ops.unload(vcpu);
 }
 
+/** load_pdptrs(): the vCPU's root shadows what the old PDPTEs led to. */
+function* reloadPdptrs(vcpu: Vcpu, cr3: number): Steps<void> {
+  const { mmu } = vcpu;
+  const { shadow } = vcpu.vm;
+  const before = mmu.pdptes;
+  yield* loadPdptrs(vcpu, cr3);
+  const same = before.every((pdpte, i) => sameU64(pdpte, mmu.pdptes[i] as typeof pdpte));
+  if (!same && shadow !== null && !vcpu.vm.kvm.params.npt) yield* kvmShadowMmuFreeRoots(vcpu, shadow, [mmu.root]);
+}
+
 function* kvmSetCr3(vcpu: Vcpu, value: number): Steps<void> {
   const { guest, mmu } = vcpu;
   const { shadow } = vcpu.vm;
   const old = guest.mode;
-  if (isPaePaging(old)) {
-    const before = mmu.pdptes;
-    yield* loadPdptrs(vcpu, value);
-    const same = before.every((pdpte, i) => sameU64(pdpte, mmu.pdptes[i] as typeof pdpte));
-    if (!same && shadow !== null) yield* kvmShadowMmuFreeRoots(vcpu, shadow, [mmu.root]);
-  }
+  if (isPaePaging(old)) yield* reloadPdptrs(vcpu, value);
   if (value !== old.cr3 && shadow !== null && !vcpu.isDirectMmu) {
     if (yield* kvmMmuNewPgd(vcpu, shadow, value)) {
       vcpu.clearMmioInfo(null);

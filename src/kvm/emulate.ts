@@ -22,6 +22,7 @@ import {
   type Gva,
   gpaToGfn,
   type Hva,
+  type ObservedStore,
   PAGE_SIZE,
   PFERR_FETCH,
   PFERR_USER,
@@ -96,10 +97,12 @@ export function* x86EmulateInstruction(vcpu: Vcpu, fault: EmulatedFault | null):
     case "mov-to-cr":
       guest.next++;
       yield* kvmSetControlRegister(vcpu, action.register, action.value);
+      guest.observer?.retired(action);
       return null;
     case "invlpg":
       guest.next++;
       yield* kvmMmuInvlpg(vcpu, action.gva);
+      guest.observer?.retired(action);
       return null;
     default:
       // A fetch from where nothing can be mapped: real KVM gives up with an internal error.
@@ -175,10 +178,13 @@ function* emulatorReadWrite(
 ): Steps<EmulationResult | "faulted"> {
   const place = yield* mmioGvaToGpa(vcpu, action.gva, known, isWrite);
   if ("kind" in place) {
-    yield* propagateFault(vcpu, place);
+    // x86_emulate_insn(): the read of what will be written counts as a write.
+    const write = action.access === "rmw" ? PFERR_WRITE : 0;
+    yield* propagateFault(vcpu, { ...place, errorCode: place.errorCode | write });
     return "faulted";
   }
   const { gpa } = place;
+  observe(vcpu, action, gpa, isWrite ? { value: action.value, adds: false } : null);
   if (!place.isMmio && (yield* accessGuestMemory(vcpu, gpa, action, isWrite))) return null;
   const data = isWrite ? action.value : U64_ZERO;
   vcpu.vm.emit({ name: "kvm_mmio", kind: isWrite ? "write" : "unsatisfied-read", len: action.size, gpa, value: data });
@@ -186,6 +192,12 @@ function* emulatorReadWrite(
   vcpu.mmio = { gpa, action, isWrite, data };
   vcpu.vm.emit({ name: "kvm_userspace_exit", reason: "KVM_EXIT_MMIO", code: 6 });
   return "mmio";
+}
+
+/** Tells who watches the guest what is done in its place. */
+function observe({ guest }: Vcpu, { gva, size }: AccessAction, gpa: Gpa, store: ObservedStore | null): void {
+  const kind = store === null ? "read" : "write";
+  guest.observer?.emulated({ gva, kind, user: guest.cpl === 3, size, store }, gpa);
 }
 
 /** vcpu_mmio_gva_to_gpa(), vcpu_is_mmio_gpa() */
@@ -252,6 +264,7 @@ function* writeUser(vcpu: Vcpu, hva: Hva, { size, value }: AccessAction): Steps<
 function* emulatorCmpxchg(vcpu: Vcpu, action: AccessAction): Steps<EmulationResult> {
   const gpa = yield* gvaToGpa(vcpu, action.gva, PFERR_WRITE | (vcpu.guest.cpl === 3 ? PFERR_USER : 0));
   const known = typeof gpa === "number" ? gpa : null;
+  if (known !== null) observe(vcpu, action, known, { value: action.value, adds: false });
   if (known !== null && (yield* accessGuestMemory(vcpu, known, action, true))) {
     vcpu.guest.next++;
     return null;

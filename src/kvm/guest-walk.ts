@@ -208,12 +208,17 @@ export function* gvaToGpa(vcpu: Vcpu, addr: Gva, access: number): Steps<Gpa | Wa
 }
 
 /** kvm_vcpu_read_guest_atomic() of one aligned word: null where that would have to sleep, and where there is no memory. */
-export function* readGuestAtomic(vcpu: Vcpu, gpa: Gpa, size: 4 | 8): Steps<U64 | null> {
+export function readGuestAtomic(vcpu: Vcpu, gpa: Gpa, size: 4 | 8): Steps<U64 | null> {
+  return readGuest(vcpu, gpa, size, true);
+}
+
+/** kvm_vcpu_read_guest() of one aligned word: null where there is no memory. @param atomic may not sleep: null for a page that is not there */
+function* readGuest(vcpu: Vcpu, gpa: Gpa, size: 4 | 8, atomic: boolean): Steps<U64 | null> {
   const { kvm } = vcpu.vm;
   const frame = gpaToGfn(gpa);
   const slot = yield* gfnToMemslot(kvm.memslots, frame);
   if (!isVisibleMemslot(slot)) return null;
-  return yield* getUser(kvm.mm, (gfnToHva(slot, frame) + (gpa % PAGE_SIZE)) as Hva, size, true);
+  return yield* getUser(kvm.mm, (gfnToHva(slot, frame) + (gpa % PAGE_SIZE)) as Hva, size, atomic);
 }
 
 /** load_pdptrs(): reads the four PDPTEs that CR3 points at; false when one of them is not valid. */
@@ -222,7 +227,7 @@ export function* loadPdptrs(vcpu: Vcpu, cr3: number): Steps<boolean> {
   const at = cr3 - (cr3 % 32);
   const pdptes: U64[] = [];
   for (let i = 0; i < 4; i++) {
-    const pdpte = yield* readGuestAtomic(vcpu, (at + 8 * i) as Gpa, 8);
+    const pdpte = yield* readGuest(vcpu, (at + 8 * i) as Gpa, 8, false);
     if (pdpte === null) return false;
     if (isPresent(pdpte) && hasReservedBits(mode, pdpte, 3)) return false;
     pdptes.push(pdpte);

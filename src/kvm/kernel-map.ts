@@ -36,6 +36,7 @@ const PARTS: Names = {
   waitForInvalidations: "kvm_swap_active_memslots",
   kvmArchVcpuIoctlRun: "kvm_arch_vcpu_ioctl_run",
   handleExit: "npf_interception",
+  walkOnce: "FNAME(walk_addr_generic)",
   walkAndMap: "kvm_tdp_mmu_map",
   tryFastPageFault: "fast_page_fault",
   findRoot: "kvm_tdp_mmu_try_get_root",
@@ -95,9 +96,14 @@ const HEADINGS_OF_FILE = new Map(Object.entries(KERNEL_MAP_OF_FILE).map(([file, 
 
 function headings(functions: Names, agents: Names): ReadonlyMap<string, string> {
   return new Map([
-    ...Object.entries(functions).map(([ours, name]): [string, string] => [kernelName(ours), `${name}()`]),
+    ...Object.entries(functions).map(([ours, name]): [string, string] => [kernelName(ours), kernelText(name)]),
     ...Object.entries(agents).map(([ours, text]): [string, string] => [kernelName(ours), text]),
   ]);
+}
+
+/** As kernel developers write it: `make_spte()`, `FNAME(fetch)` of a function that is compiled once for each kind of guest paging. */
+export function kernelText(name: string): string {
+  return name.endsWith(")") ? name : `${name}()`;
 }
 
 /** A source of the modelled system, and its name; as it was written or as it was built. */

@@ -15,6 +15,7 @@
 import { Cell, fetchAdd, load, type Steps, store, type U64, u64, u64ToNumber, type World } from "../engine/index.ts";
 import { type Gpa, type Gva, type Hpa, PAGE_SIZE } from "./address.ts";
 import { deliverEvent, type ExceptionTables, type GuestEvent, PF_VECTOR } from "./guest-exception.ts";
+import type { GuestObserver, ObservedStore } from "./guest-observer.ts";
 import { type Interrupts, isInterrupted } from "./interrupts.ts";
 import { type NestedFormat, NPT_FORMAT } from "./nested-format.ts";
 import { type AccessKind, guestWalk, type ShadowRoot, shadowWalk } from "./page-walk.ts";
@@ -97,6 +98,8 @@ export class GuestCpu {
   instructions: readonly GuestInstruction[] = [];
   /** The instruction at hand. */
   next = 0;
+  /** Is told of each access before it is made. */
+  observer: GuestObserver | null = null;
   /** Null: a #PF of the guest ends its run. */
   handler: ExceptionHandler | null = null;
   /** EVENTINJ: to be delivered when the guest is entered. */
@@ -176,6 +179,7 @@ export function* vmrun(guest: GuestCpu): Steps<VmExit> {
 function* deliver(guest: GuestCpu, event: GuestEvent): Steps<VmExit | null> {
   const { handler, rip } = guest;
   guest.lastFault = { gva: event.address, errorCode: event.errorCode };
+  guest.observer?.faulted(event);
   if (handler === null) return { kind: "guest-fault", gva: event.address, errorCode: event.errorCode, rip };
   for (const { gva, kind } of deliverEvent(handler.tables, event, guest.cpl)) {
     const place = yield* translate(guest, gva, kind, 0);
@@ -183,6 +187,7 @@ function* deliver(guest: GuestCpu, event: GuestEvent): Steps<VmExit | null> {
       guest.exitEvent = event;
       return place;
     }
+    guest.observer?.accessed({ gva, kind, user: false, size: 4, store: null }, place);
     // What is pushed is never looked at; that the page is touched is what matters.
     yield* touchWord(guest.world, place, kind);
   }
@@ -203,6 +208,7 @@ function* execute(guest: GuestCpu, instruction: GuestInstruction): Steps<VmExit 
   if (rip !== null) {
     const fetched = yield* translate(guest, rip, "exec", cpl);
     if (typeof fetched !== "number") return fetched;
+    guest.observer?.accessed({ gva: rip, kind: "exec", user: cpl === 3, size: 1, store: null }, fetched);
   }
   if (isIntercepted(guest, action)) return { kind: "intercept", instruction, rip: rip ?? 0 };
   switch (action.kind) {
@@ -210,10 +216,12 @@ function* execute(guest: GuestCpu, instruction: GuestInstruction): Steps<VmExit 
       return yield* access(guest, action, cpl);
     case "invlpg":
       guest.tlb.flushPage(action.gva);
+      guest.observer?.retired(action);
       return null;
     case "mov-to-cr":
       guest.mode = withControlRegister(guest.mode, action.register, action.value);
       guest.tlb.flushAll();
+      guest.observer?.retired(action);
       return null;
     default:
       return null;
@@ -246,6 +254,7 @@ function* access(guest: GuestCpu, action: MemoryAccess, cpl: 0 | 3): Steps<VmExi
   const first = yield* translate(guest, gva, kind, cpl);
   if (typeof first !== "number") return first;
   if (gva % size === 0) {
+    observe(guest, action, cpl, { gva, size, value }, first);
     yield* accessWord(guest, action, first);
     return null;
   }
@@ -255,14 +264,33 @@ function* access(guest: GuestCpu, action: MemoryAccess, cpl: 0 | 3): Steps<VmExi
   const last = crosses ? yield* translate(guest, end, kind, cpl) : ((first + size - 1) as Hpa);
   if (typeof last !== "number") return last;
   const pieces = bytesOf(value, size);
-  for (let i = 0; i < size; i++) {
+  const placeOf = (i: number): Hpa => {
     const inLast = crosses && Math.floor((gva + i) / PAGE_SIZE) === Math.floor(end / PAGE_SIZE);
-    const place = inLast ? last - (size - 1 - i) : first + i;
+    return (inLast ? last - (size - 1 - i) : first + i) as Hpa;
+  };
+  for (const [i, byte] of pieces.entries()) {
+    const place = placeOf(i);
+    observe(guest, action, cpl, { gva: (gva + i) as Gva, size: 1, value: u64(0, byte) }, place);
     const cell = new Cell<number>(guest.world, place, 1, false);
-    if (kind === "write") yield* store(cell, pieces[i] as number, labelOf(action));
+    if (kind === "write") yield* store(cell, byte, labelOf(action));
     else yield* load(cell, labelOf(action));
   }
   return null;
+}
+
+interface Piece {
+  readonly gva: Gva;
+  readonly size: number;
+  readonly value: U64;
+}
+
+/** Tells the observer of an access, or of one byte of it. */
+function observe(guest: GuestCpu, action: MemoryAccess, cpl: 0 | 3, { gva, size, value }: Piece, hpa: Hpa): void {
+  if (guest.observer === null) return;
+  const { access } = action;
+  const kind = access === "read" ? "read" : "write";
+  const store: ObservedStore | null = access === "read" ? null : { value, adds: access === "rmw" };
+  guest.observer.accessed({ gva, kind, user: cpl === 3, size, store }, hpa);
 }
 
 /** The low bytes of a value, as they lie in memory. */

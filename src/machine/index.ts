@@ -14,6 +14,7 @@ export {
   withControlRegister,
 } from "./guest-cpu.ts";
 export * from "./guest-exception.ts";
+export type { GuestObserver, ObservedAccess, ObservedStore } from "./guest-observer.ts";
 export {
   Interrupts,
   interrupt,

@@ -11,26 +11,34 @@
  * Looks with plain reads: for final predicates.
  */
 
+import type { KvmMemorySlot } from "../kvm/memslots.ts";
 import { type ShadowPage, spHasGptes, spLevel, spteOf } from "../kvm/shadow/page.ts";
 import { rmapEntries, spteAt } from "../kvm/shadow/rmap.ts";
 import type { ShadowMmu } from "../kvm/shadow/shadow-mmu.ts";
 import { gfnToRmap } from "../kvm/shadow/slot-arch.ts";
 import { isLastSpte, isShadowPresentPte, isWritablePte, spteToPfn } from "../kvm/spte.ts";
-import { ENTRIES_PER_TABLE, gfn, PG_LEVEL_1G, PG_LEVEL_4K } from "../machine/index.ts";
+import { ENTRIES_PER_TABLE, gfn, PAGE_SIZE, PG_LEVEL_1G, PG_LEVEL_4K, pagesPerLevel } from "../machine/index.ts";
 
 /** Null when all is well, else what is wrong. */
 export function shadowTablesProblem(shadow: ShadowMmu): string | null {
   if (shadow.shadowRootAllocated.value === 0) return null;
   const live = new Set(shadow.pages.liveTables());
+  const slots = slotsOf(shadow);
   for (const table of live) {
-    const problem = pageProblem(shadow, shadow.pages.ofRoot(table) as ShadowPage, live);
+    const problem = pageProblem(shadow, slots, shadow.pages.ofRoot(table) as ShadowPage, live);
     if (problem !== null) return `${shadow.world.nameOf(table)}: ${problem}`;
   }
-  return rmapProblem(shadow, live);
+  return rmapProblem(shadow, slots, live);
 }
 
-function pageProblem(shadow: ShadowMmu, sp: ShadowPage, live: ReadonlySet<number>): string | null {
-  const isOrphan = spHasGptes(sp) && !shadow.isObsolete(sp) && headOf(shadow, sp.gfn.value, PG_LEVEL_4K) === null;
+function pageProblem(
+  shadow: ShadowMmu,
+  slots: readonly KvmMemorySlot[],
+  sp: ShadowPage,
+  live: ReadonlySet<number>,
+): string | null {
+  const isOrphan =
+    spHasGptes(sp) && !shadow.isObsolete(sp) && headOf(shadow, slots, sp.gfn.value, PG_LEVEL_4K) === null;
   if (isOrphan) return "it shadows a table that is in no memslot";
   for (let i = 0; i < ENTRIES_PER_TABLE; i++) {
     const sptep = spteOf(shadow.world, sp, i);
@@ -38,7 +46,7 @@ function pageProblem(shadow: ShadowMmu, sp: ShadowPage, live: ReadonlySet<number
     if (!isShadowPresentPte(spte)) continue;
     if (shadow.isObsolete(sp)) return `entry ${i} was made after the page was zapped`;
     if (isLastSpte(spte, spLevel(sp))) {
-      const head = headOf(shadow, shadow.pages.gfnOf(sp, i), spLevel(sp));
+      const head = headOf(shadow, slots, shadow.pages.gfnOf(sp, i), spLevel(sp));
       if (head !== null && !rmapEntries(shadow.world, head).includes(sptep.addr))
         return `entry ${i} is not in its reverse map`;
       continue;
@@ -54,9 +62,13 @@ function pageProblem(shadow: ShadowMmu, sp: ShadowPage, live: ReadonlySet<number
   return null;
 }
 
-function headOf(shadow: ShadowMmu, frame: number, level: number): number | null {
-  const { memslots } = shadow.kvm;
-  for (const slot of memslots.slotsOf(memslots.setAt(memslots.active.value))) {
+function slotsOf({ kvm }: ShadowMmu): KvmMemorySlot[] {
+  const { memslots } = kvm;
+  return memslots.slotsOf(memslots.setAt(memslots.active.value));
+}
+
+function headOf(shadow: ShadowMmu, slots: readonly KvmMemorySlot[], frame: number, level: number): number | null {
+  for (const slot of slots) {
     const base = slot.base_gfn.value;
     if (frame < base || frame >= base + slot.npages.value) continue;
     return gfnToRmap(shadow.world, slot, gfn(frame), level).value;
@@ -64,29 +76,45 @@ function headOf(shadow: ShadowMmu, frame: number, level: number): number | null 
   return null;
 }
 
-function rmapProblem(shadow: ShadowMmu, live: ReadonlySet<number>): string | null {
-  const { memslots } = shadow.kvm;
-  for (const slot of memslots.slotsOf(memslots.setAt(memslots.active.value))) {
+function rmapProblem(shadow: ShadowMmu, slots: readonly KvmMemorySlot[], live: ReadonlySet<number>): string | null {
+  const { heap } = shadow.world;
+  for (const slot of slots) {
+    if (slot.rmap(0).value === 0) continue;
     const base = slot.base_gfn.value;
-    for (let n = 0; n < slot.npages.value; n++) {
-      const problem = frameProblem(shadow, live, base + n);
-      if (problem !== null) return `gfn 0x${(base + n).toString(16)}: ${problem}`;
+    const end = base + slot.npages.value;
+    for (let level = PG_LEVEL_4K; level <= PG_LEVEL_1G; level++) {
+      let head = slot.rmap(level - 1).value;
+      const pages = pagesPerLevel(level);
+      for (let frame = base; frame < end; frame += pages - (frame % pages), head += 8) {
+        const lo = heap.read(head, 8) >>> 0;
+        const value = (heap.high >>> 0) * 2 ** 32 + lo;
+        const problem = value === 0 ? null : headProblem(shadow, live, frame, value);
+        if (problem !== null) return `gfn 0x${frame.toString(16)}: ${problem}`;
+      }
     }
   }
   return null;
 }
 
-function frameProblem(shadow: ShadowMmu, live: ReadonlySet<number>, frame: number): string | null {
-  const isGuarded = shadow.validPagesOf(gfn(frame)).some((sp) => spHasGptes(sp) && sp.unsync.value === 0);
-  for (let level = PG_LEVEL_4K; level <= PG_LEVEL_1G; level++) {
-    for (const addr of rmapEntries(shadow.world, headOf(shadow, frame, level) ?? 0)) {
-      const table = addr - (addr % 4096);
-      if (!live.has(table)) return "its reverse map leads to a page that has been freed";
-      const spte = spteAt(shadow.world, addr).value;
-      const sp = shadow.pages.ofEntry(addr);
-      if (!isShadowPresentPte(spte) || !isLastSpte(spte, spLevel(sp))) return "its reverse map leads to no leaf";
-      if (isGuarded && isWritablePte(spte)) return "it is a table in step with its page, and the guest may write to it";
-    }
+function headProblem(shadow: ShadowMmu, live: ReadonlySet<number>, frame: number, head: number): string | null {
+  for (const addr of rmapEntries(shadow.world, head)) {
+    const table = addr - (addr % PAGE_SIZE);
+    if (!live.has(table)) return "its reverse map leads to a page that has been freed";
+    const spte = spteAt(shadow.world, addr).value;
+    const sp = shadow.pages.ofEntry(addr);
+    if (!isShadowPresentPte(spte) || !isLastSpte(spte, spLevel(sp))) return "its reverse map leads to no leaf";
+    if (isWritablePte(spte) && isGuarded(shadow, frame, spLevel(sp)))
+      return "it is a table in step with its page, and the guest may write to it";
   }
   return null;
+}
+
+/** A frame of the page has a table that is in step with its shadow page. */
+function isGuarded(shadow: ShadowMmu, first: number, level: number): boolean {
+  const inPage = first - (first % pagesPerLevel(level));
+  const isTable = (sp: ShadowPage): boolean => spHasGptes(sp) && sp.unsync.value === 0;
+  for (let frame = inPage; frame < inPage + Math.min(pagesPerLevel(level), 512); frame++) {
+    if (shadow.validPagesOf(gfn(frame)).some(isTable)) return true;
+  }
+  return false;
 }

@@ -1,5 +1,5 @@
 /** The tables of docs/kernel-map.md: reading them, and making them anew from the data and the sources. */
-import { KERNEL_MAP, KERNEL_MAP_OF_FILE } from "../../src/kvm/kernel-map.ts";
+import { KERNEL_MAP, KERNEL_MAP_OF_FILE, kernelText } from "../../src/kvm/kernel-map.ts";
 
 /** The documents, and the part of the sources that each is about. */
 export const MAPS: readonly (readonly [document: string, part: string])[] = [
@@ -30,7 +30,7 @@ export function kernelNamesSource({ paths, read }: Sources): string {
   const names = new Map<string, string>();
   for (const path of [...paths].sort()) {
     for (const [, comment = "", name = ""] of read(path).matchAll(DOCUMENTED)) {
-      const kernel = /^\s*(?:\*\s*)?`?(_*[a-z]\w+)\(\)/.exec(comment)?.[1];
+      const kernel = /^\s*(?:\*\s*)?`?(FNAME\(\w+\)|_*[a-z]\w+(?=\(\)))/.exec(comment)?.[1];
       if (kernel !== undefined) names.set(name, kernel);
     }
   }
@@ -55,7 +55,7 @@ export function rowsOf(markdown: string): Row[] {
   const rows: Row[] = [];
   for (const line of markdown.split("\n")) {
     file = SECTION.exec(line)?.[1] ?? file;
-    const [, kernel, ours, leftOut] = /^\| `(\w+)\(\)` \| ([^|]+) \|(.*)\|$/.exec(line) ?? [];
+    const [, kernel, ours, leftOut] = /^\| `(FNAME\(\w+\)|\w+(?=\(\)))(?:\(\))?` \| ([^|]+) \|(.*)\|$/.exec(line) ?? [];
     if (kernel === undefined || ours === undefined) continue;
     const names = [...ours.matchAll(/`(\w+)(?:\(\))?`/g)].map((match) => match[1] ?? "");
     rows.push({ file, kernel, ours: names, leftOut: (leftOut ?? "").trim() });
@@ -133,7 +133,7 @@ function tableOf(rows: readonly Row[], file: string): string {
     .filter((row) => row.file === file)
     .map(({ kernel, ours, leftOut }) => {
       const names = ours.map((name) => (/^[A-Z]/.test(name) ? `\`${name}\`` : `\`${name}()\``)).join(", ");
-      return `| \`${kernel}()\` | ${names} |${leftOut === "" ? "" : ` ${leftOut}`} |`;
+      return `| \`${kernelText(kernel)}\` | ${names} |${leftOut === "" ? "" : ` ${leftOut}`} |`;
     });
   return ["| kernel | ours | left out |", "| --- | --- | --- |", ...lines, ""].join("\n");
 }

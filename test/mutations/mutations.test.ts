@@ -3,11 +3,8 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { LARGE_PAGE_MUTATIONS } from "./large-page-mutations.ts";
-import { MUTATIONS, type Mutation } from "./mutations.ts";
-import { RMAP_MUTATIONS } from "./rmap-mutations.ts";
-import { SHADOW_MUTATIONS } from "./shadow-mutations.ts";
-import { ZAP_MUTATIONS } from "./zap-mutations.ts";
+import { ALL_MUTATIONS } from "./all.ts";
+import type { Mutation } from "./mutations.ts";
 
 const ROOT = join(import.meta.dirname, "../..");
 let scratch = "";
@@ -16,8 +13,6 @@ beforeAll(() => {
   scratch = mkdtempSync(join(tmpdir(), "racewalk-mutations-"));
 });
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
-
-const ALL = [...MUTATIONS, ...ZAP_MUTATIONS, ...RMAP_MUTATIONS, ...LARGE_PAGE_MUTATIONS, ...SHADOW_MUTATIONS];
 
 interface Outcome {
   readonly cells: number;
@@ -58,11 +53,11 @@ function runUnchanged(mutation: Mutation): Outcome {
 }
 
 test("each mutation's text stands once in its file", () => {
-  for (const mutation of ALL) expect(mutatedSource(mutation)).not.toBe("");
+  for (const mutation of ALL_MUTATIONS) expect(mutatedSource(mutation)).not.toBe("");
 });
 
 describe("undoing it is noticed", () => {
-  test.each(ALL.map((mutation, n) => ({ ...mutation, n })))("$name", ({ n, ...mutation }) => {
+  test.each(ALL_MUTATIONS.map((mutation, n) => ({ ...mutation, n })))("$name", ({ n, ...mutation }) => {
     const before = runUnchanged(mutation);
     expect(before.cells).toBeGreaterThan(0);
     expect(before.properties).toEqual([]);

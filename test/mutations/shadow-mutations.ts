@@ -1,12 +1,60 @@
 /** What keeps the shadow MMU right between guests that write their page tables, and everybody who zaps. */
 import type { Mutation } from "./mutations.ts";
 
+const fault = { study: "shadow-fault", variant: "7.2" } as const;
 const sync = { study: "shadow-sync", variant: "7.2" } as const;
 const write = { study: "shadow-write", variant: "7.2" } as const;
 const zap = { study: "shadow-zap", variant: "7.2" } as const;
 const protect = { study: "shadow-protect", variant: "7.2" } as const;
 
 export const SHADOW_MUTATIONS: readonly Mutation[] = [
+  {
+    name: "the notifier flushes before it returns (shadow pages)",
+    file: "kvm/mmu-notifier.ts",
+    find: "if (flush) yield*",
+    replace: "if (flush && kvm.variants.faultsMax < 0) yield*",
+    ...fault,
+    scenario: "unmap",
+    caught: "isolation",
+  },
+  {
+    name: "the notifier finds what is mapped by the frame's reverse map",
+    file: "kvm/shadow/rmap-range.ts",
+    find: "  for (const { head } of headsIn(shadow, slot, range)) if (yield* kvmZapAllRmapSptes(",
+    replace: "  for (const { head } of headsIn(shadow, slot, range)) if (head.addr < 0 && (yield* kvmZapAllRmapSptes(",
+    also: { find: "shadow, head)) flush = true;", replace: "shadow, head))) flush = true;" },
+    ...fault,
+    scenario: "unmap",
+    caught: "isolation",
+  },
+  {
+    name: "the sequence is read before the frame is looked up (shadow pages)",
+    file: "kvm/mmu.ts",
+    find: "  if (yield* mmuInvalidateRetryGfnUnsafe(kvm, fault.mmuSeq, fault.gfn)) {\n    yield* putPage",
+    replace:
+      "  fault.mmuSeq = yield* load(kvm.mmuInvalidateSeq);\n  if (yield* mmuInvalidateRetryGfnUnsafe(kvm, fault.mmuSeq, fault.gfn)) {\n    yield* putPage",
+    ...fault,
+    scenario: "unmap",
+    caught: "isolation",
+  },
+  {
+    name: "a flooded page is taken out of its parents",
+    file: "kvm/shadow/zap.ts",
+    find: "  yield* unlinkParents(shadow, sp);\n",
+    replace: "",
+    ...write,
+    scenario: "flood",
+    caught: "final",
+  },
+  {
+    name: "a flooded page is taken out of its parents, where a fault goes on",
+    file: "kvm/shadow/zap.ts",
+    find: "  yield* unlinkParents(shadow, sp);\n",
+    replace: "",
+    ...write,
+    scenario: "flood-fetch",
+    caught: "use-after-free",
+  },
   {
     name: "MOV to CR3 brings what is below the root in step",
     file: "kvm/shadow/sync.ts",

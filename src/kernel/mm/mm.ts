@@ -21,6 +21,7 @@ import {
   hasPage,
   isHugePte,
   isPresentPte,
+  isWritablePte,
   makePte,
   PMD_SIZE,
   PUD_SIZE,
@@ -194,6 +195,16 @@ export class Mm {
   /** The same for a copy to or from user memory, which takes no reference: __get_user(). */
   mappedFrame(addr: Hva): Pfn | null {
     return this.frameAt(addr);
+  }
+
+  /** Whether the process may write there without a fault. For oracles. */
+  isWritableAt(addr: Hva): boolean {
+    for (const level of this.gigantic ? [3, 2] : [2]) {
+      const entry = (level === 3 ? this.pudOf(addr) : this.pmdOf(addr)).peek();
+      if (isHugePte(entry)) return isPresentPte(entry) && isWritablePte(entry);
+    }
+    const pte = this.pteOf(addr).peek();
+    return isPresentPte(pte) && isWritablePte(pte);
   }
 
   /** Whether the window covers the address. */

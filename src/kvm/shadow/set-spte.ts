@@ -98,7 +98,8 @@ export function* mmuSetSpte(vcpu: Vcpu, shadow: ShadowMmu, request: SetSpteReque
   if (flush) yield* kvmFlushRemoteTlbs(shadow.vm);
   // The entry is there before the reverse map has it; nobody looks for it without mmu_lock.
   if (!wasRmapped) yield* rmapAdd(shadow, slot, sptep, gfn, access);
-  else shadow.pages.setTranslation(sp, spteIndex(sptep), gfn, access);
+  // kvm_mmu_page_set_access(): the reverse map, and so the frame, are those of before, also where another frame is the same host page.
+  else shadow.pages.setTranslation(sp, spteIndex(sptep), shadow.pages.gfnOf(sp, spteIndex(sptep)), access);
   return result;
 }
 
