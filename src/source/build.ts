@@ -198,7 +198,7 @@ const OWN_VARIABLES = [
 /** Variables of the rest of the kernel, of which only the address is used or zeros will do. */
 function missingVariables(built: readonly BuiltUnit[]): string {
   const defined = new Set(built.flatMap(({ facts }) => Object.keys(facts.globals)));
-  const isOwn = (name: string): boolean => OWN_VARIABLES.includes(name);
+  const isOwn = (name: string): boolean => OWN_VARIABLES.includes(name) || /^__st(?:art|op)_percpu$/.test(name);
   const missing = [...new Set(built.flatMap(({ facts }) => facts.variables))].filter(
     (name) => !defined.has(name) && !isOwn(name),
   );
@@ -282,12 +282,17 @@ function readMap(map: string): {
     if (addr === undefined || bytes === undefined || rest === undefined) continue;
     const at = Number.parseInt(addr, 16);
     const size = Number.parseInt(bytes, 16);
-    const section = /^(\.rodata|\.data|\.bss)$/.exec(rest)?.[1];
+    const section = /^(\.rodata|\.data|\.bss|percpu)$/.exec(rest)?.[1];
+    // Per-CPU variables are one section, in which only symbols have names.
+    const percpu = sections.get("percpu");
+    const symbol = percpu === undefined ? undefined : /^ *(\w+)$/.exec(rest)?.[1];
     const variable = /:\(\.(?:rodata|data|bss)\.(.+)\)$/.exec(rest)?.[1];
     if (section !== undefined) {
       sections.set(section, [at, size]);
       end = Math.max(end, at + size);
     } else if (variable !== undefined) variables.push([at, size, variable]);
+    else if (percpu !== undefined && symbol !== undefined && at >= percpu[0] && at < percpu[0] + percpu[1])
+      variables.push([at, size, symbol]);
   }
   if (sections.size === 0) throw new EngineBug("the linker's map has no data sections");
   return { sections, variables, end };

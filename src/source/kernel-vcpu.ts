@@ -67,14 +67,14 @@ export class KernelVcpu {
   *run(instructions: readonly GuestInstruction[] | null): Steps<RunResult> {
     const { kernel, pointer, guest } = this;
     if (instructions !== null) guest.loadInstructions(instructions);
-    yield* kernel.call("rw_workload_begin", pointer);
+    yield* kernel.call("rw_run_begin", pointer);
     let result: RunResult | null = null;
     if (this.device !== null) {
       this.device = null;
       result = yield* this.handled("rw_complete_io");
     }
     while (result === null) result = yield* this.stay();
-    yield* kernel.call("rw_workload_end", pointer);
+    yield* kernel.call("rw_run_end", pointer);
     return result;
   }
 

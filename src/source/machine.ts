@@ -43,6 +43,8 @@ export type Services = Readonly<Record<string, Service>>;
 const STACK_BYTES = 0x10000;
 const BUFFER_BYTES = 0x4000;
 const NESTING_MAX = 4;
+/** RW_PERCPU_BYTES */
+const PERCPU_BYTES = 4096;
 const LANE_BYTES = STACK_BYTES + NESTING_MAX * BUFFER_BYTES;
 const WASM_PAGE = 0x10000;
 
@@ -93,6 +95,8 @@ export class CompiledKernel {
   private readonly threads = new Map<number, Thread>();
   private readonly stacks: number;
   private readonly racingBits: number;
+  /** What lies between CPU 0's per-CPU variables and each CPU's, 8 bytes each. */
+  private readonly percpuOffsets: number;
   private running: Thread | null = null;
   private pending: Pending | null = null;
   private rewinding = false;
@@ -127,6 +131,7 @@ export class CompiledKernel {
         value instanceof WebAssembly.Global && name !== "__stack_pointer" ? [[name, Number(value.value)]] : [],
       ),
     );
+    this.percpuOffsets = this.addressOf("rw_percpu_offsets");
     this.set("rw_memory_bytes", heap.bytes);
     this.set("rw_constants_from", description.constants[0]);
     this.set("rw_constants_bytes", description.constants[1]);
@@ -184,6 +189,11 @@ export class CompiledKernel {
 
   private variableName(addr: number): string {
     const { variables } = this.image.description;
+    const copies = variables.find(([, , variable]) => variable === "rw_percpu_copies");
+    if (copies !== undefined && addr >= copies[0] && addr < copies[0] + copies[1]) {
+      const cpu = Math.floor((addr - copies[0]) / PERCPU_BYTES);
+      return `${this.variableName(addr - this.percpuOffset(cpu))} of CPU ${cpu}`;
+    }
     const found = variables.find(([at, bytes]) => addr >= at && addr < at + bytes);
     if (found === undefined) return `0x${addr.toString(16)}`;
     const [at, bytes, variable, type] = found;
@@ -197,6 +207,10 @@ export class CompiledKernel {
       return withField(name, fieldName(this.image.description, type, offset), separator);
     const element = `${name}[${Math.floor(offset / size)}]`;
     return withField(element, fieldName(this.image.description, type, offset % size), ".");
+  }
+
+  private percpuOffset(cpu: number): number {
+    return this.words[(this.percpuOffsets >>> 2) + 2 * cpu] as number;
   }
 
   /** A function that names the fields of a structure, for objects that are allocated. */
@@ -326,6 +340,7 @@ export class CompiledKernel {
     this.set("rw_native", this.world.started ? 0 : 1);
     this.set("rw_current", this.taskStruct(lane));
     this.set("rw_cpu", lane);
+    this.set("rw_percpu_offset", this.percpuOffset(lane));
     this.set("rw_stacks_from", thread.stackTop - STACK_BYTES);
     this.set("rw_stacks_bytes", STACK_BYTES);
     this.hashes = this.world.comparesStates && this.world.started;

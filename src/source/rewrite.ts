@@ -128,7 +128,8 @@ class Rewriter {
     if (/^@llvm\.(?:compiler\.)?used /.test(line)) return null;
     if (line.startsWith("attributes #")) return plainAttributes(line);
     const bare = line
-      .replace(/,? section "[^"]*"/g, "")
+      .replace(/,? section "(?!percpu)[^"]*"/g, "")
+      .replace(/section "percpu[^"]*"/g, 'section "percpu"')
       .replace(/,? !\w[\w.]* !\d+/g, "")
       .replace(/ x86_\w+cc /g, " ")
       .replace(/ code_model "[^"]*"/g, "");

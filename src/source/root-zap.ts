@@ -56,7 +56,7 @@ export const ROOT_ZAP: KernelStudy = {
       "fault",
       "final",
       "no fault maps anything in an invalid root, so what one walk has zapped stays zapped",
-      { ...SCENE, guests: [[write0]], threads: { zap } },
+      { ...SCENE, guests: [[write0]], warm: [[write1]], threads: { zap } },
     ),
     kvmScenario("unmap", "isolation", "the notifier finds the root as long as it has a mapping", unmapScene, {
       models: ["sc"],

@@ -11,6 +11,7 @@ import { cell, type Study, type StudyCell, study } from "../studies/study.ts";
 import { gpcSceneOn } from "./gpc-scene.ts";
 import type { Image } from "./image.ts";
 import type { KernelScenario, KernelStudy } from "./kernel-study.ts";
+import { LOCKLESS_WALK } from "./lockless-walk.ts";
 import { ROOT_ZAP } from "./root-zap.ts";
 import { type TdpSceneOptions, tdpProgramOn } from "./tdp-scene.ts";
 
@@ -59,6 +60,7 @@ const STUDIES: Readonly<Record<string, KernelStudy>> = {
       },
     ],
   },
+  "lockless-walk": LOCKLESS_WALK,
   "root-zap": ROOT_ZAP,
   "tdp-fault": {
     title: "TDP faults against each other and against the host, on the kernel's own source",

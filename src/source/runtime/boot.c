@@ -28,8 +28,25 @@ unsigned int nr_cpu_ids = RW_CPUS;
 struct cpumask __cpu_online_mask, __cpu_possible_mask, __cpu_present_mask;
 struct cpuinfo_x86 boot_cpu_data;
 
+/* Per-CPU variables of CPUs other than 0. */
+extern char __start_percpu[], __stop_percpu[];
+char rw_percpu_copies[RW_CPUS][RW_PERCPU_BYTES] __aligned(64);
+unsigned long rw_percpu_offsets[RW_CPUS];
+
+static void make_percpu_copies(void)
+{
+	unsigned long bytes = __stop_percpu - __start_percpu;
+
+	BUG_ON(bytes > RW_PERCPU_BYTES);
+	for (int cpu = 1; cpu < RW_CPUS; cpu++) {
+		rw_percpu_offsets[cpu] = rw_percpu_copies[cpu] - __start_percpu;
+		memcpy(rw_percpu_copies[cpu], __start_percpu, bytes);
+	}
+}
+
 void rw_boot(void)
 {
+	make_percpu_copies();
 	for (int cpu = 0; cpu < RW_CPUS; cpu++) {
 		cpumask_set_cpu(cpu, &__cpu_online_mask);
 		cpumask_set_cpu(cpu, &__cpu_possible_mask);

@@ -35,7 +35,7 @@ int rw_dirty_ring_alloc(struct kvm_vcpu *vcpu)
 /* The end of KVM_RUN, with what vcpu_run() returned. */
 void rw_userspace_exit(struct kvm_vcpu *vcpu, int r) { trace_kvm_userspace_exit(vcpu->run->exit_reason, r); }
 
-/* vcpu_load(), vcpu_put(): which vCPU this thread runs. Threads run one after the other here, so one copy of the variable will do. */
+/* vcpu_load(), vcpu_put(): which vCPU this CPU runs. */
 void rw_vcpu_load(struct kvm_vcpu *vcpu) { __this_cpu_write(kvm_running_vcpu, vcpu); }
 void rw_vcpu_put(void) { __this_cpu_write(kvm_running_vcpu, NULL); }
 

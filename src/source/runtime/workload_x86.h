@@ -51,18 +51,6 @@ struct kvm_vcpu *rw_create_guest(struct kvm *kvm, int id, u64 cr0, u64 cr3, u64 
 	return vcpu;
 }
 
-/* KVM_RUN begins, and ends. */
-void rw_workload_begin(struct kvm_vcpu *vcpu)
-{
-	rw_vcpu_load(vcpu);
-	kvm_vcpu_srcu_read_lock(vcpu);
-}
-void rw_workload_end(struct kvm_vcpu *vcpu)
-{
-	kvm_vcpu_srcu_read_unlock(vcpu);
-	rw_vcpu_put();
-}
-
 /* Where the guest stands. */
 void rw_set_rip(struct kvm_vcpu *vcpu, u64 rip) { kvm_rip_write(vcpu, rip); }
 u64 rw_rip(struct kvm_vcpu *vcpu) { return kvm_rip_read(vcpu); }

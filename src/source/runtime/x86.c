@@ -131,8 +131,16 @@ struct kvm_vcpu *rw_create_vcpu(struct kvm *kvm, int id)
 }
 
 /* KVM_RUN begins, and ends. */
-void rw_run_begin(struct kvm_vcpu *vcpu) { kvm_vcpu_srcu_read_lock(vcpu); }
-void rw_run_end(struct kvm_vcpu *vcpu) { kvm_vcpu_srcu_read_unlock(vcpu); }
+void rw_run_begin(struct kvm_vcpu *vcpu)
+{
+	rw_vcpu_load(vcpu);
+	kvm_vcpu_srcu_read_lock(vcpu);
+}
+void rw_run_end(struct kvm_vcpu *vcpu)
+{
+	kvm_vcpu_srcu_read_unlock(vcpu);
+	rw_vcpu_put();
+}
 
 /* Up to the guest: 0 when it may run. */
 int rw_enter_guest(struct kvm_vcpu *vcpu)

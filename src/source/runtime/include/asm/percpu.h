@@ -1,4 +1,4 @@
-/* Per-CPU variables: each CPU's copy lies RW_CPU_STRIDE bytes after the one before it, the first one where the linker put it. */
+/* Per-CPU variables: CPU 0's are where the linker has put them all together, the copies of the others in the run-time (boot.c). */
 #ifndef RACEWALK_ASM_PERCPU_H
 #define RACEWALK_ASM_PERCPU_H
 
@@ -6,9 +6,15 @@
 #include <linux/compiler.h>
 #include <linux/kernel.h>
 
+/* The running CPU's, set by whoever resumes the task; and everybody's. */
 extern unsigned long rw_percpu_offset;
-extern unsigned long __per_cpu_offset[];
+extern unsigned long rw_percpu_offsets[];
 #define __my_cpu_offset rw_percpu_offset
+#define __per_cpu_offset rw_percpu_offsets
+#define per_cpu_offset(cpu) (rw_percpu_offsets[cpu])
+
+/* A name of C, so that the linker tells where they begin and end. */
+#define PER_CPU_BASE_SECTION "percpu"
 
 #include <asm-generic/percpu.h>
 
