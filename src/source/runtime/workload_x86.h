@@ -9,7 +9,8 @@ int rw_load_modules(int npt, int paging, int eager_split)
 	boot_cpu_data.x86_phys_bits = RW_PHYS_BITS;
 	rw_is_ept = npt && paging;
 	/* Any frequency will do: what time it is, is no business of the MMU. */
-	__this_cpu_write(cpu_tsc_khz, 1000000);
+	for (int cpu = 0; cpu < RW_CPUS; cpu++)
+		per_cpu(cpu_tsc_khz, cpu) = 1000000;
 	kvm_mmu_x86_module_init();
 #if RW_SINCE(6, 10)
 	kvm_caps.supported_vm_types = BIT(KVM_X86_DEFAULT_VM);
