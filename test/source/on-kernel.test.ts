@@ -119,6 +119,6 @@ test.skipIf(missing !== null)(
       "V0 vcpu-walk use-after-free holds",
       "patched vcpu-walk use-after-free fails",
     ]);
-    expect(rows[1]?.diagram).toContain("kvm_vcpu->mode = 3  (buffered)");
+    expect(rows[1]?.diagram).toContain("cmpxchg(kvm_vcpu->mode, 1, 2)");
   },
 );
