@@ -69,7 +69,7 @@ async function benchOne(name: string, options: BenchOptions, add: (rows: readonl
       tdpRows(options.long, add);
       return;
     case "shadow":
-      add(shadowFaultRows());
+      add(shadowFaultRows(options.long));
       return;
     default:
       byName(name, options, add);

@@ -15,7 +15,7 @@ const ENTRY_BYTES = 8;
 const HUGE_GIB = 512;
 
 /** The walk of a zap is one loop over many small functions: the compiler is to make one of them, however large. */
-const COMPILER = [
+export const COMPILER = [
   "--max-inlined-bytecode-size=1000",
   "--max-inlined-bytecode-size-cumulative=4000",
   "--max-optimized-bytecode-size=200000",

@@ -34,7 +34,7 @@ export const SHADOW_MUTATIONS: readonly ShadowMutation[] = [
     file: "kvm/control-registers.ts",
     find: "  if ((changed & X86_CR4_PGE) !== 0 || losesPcide)",
     replace: "  if (losesPcide)",
-    seed: 91,
+    seed: 11,
     caught: COHERENCE,
   },
   {
@@ -66,7 +66,7 @@ export const SHADOW_MUTATIONS: readonly ShadowMutation[] = [
     file: "kvm/cpu-role.ts",
     find: "  if (mode.wp) role |= layout.cr0_wp;\n",
     replace: "",
-    seed: 79,
+    seed: 56,
     caught: COHERENCE,
   },
   {
@@ -74,7 +74,7 @@ export const SHADOW_MUTATIONS: readonly ShadowMutation[] = [
     file: "kvm/cpu-role.ts",
     find: "has4Byte ? index & 1 : roleQuadrant",
     replace: "has4Byte ? 0 : roleQuadrant",
-    seed: 0,
+    seed: 21,
     caught: COHERENCE,
   },
   {
@@ -138,7 +138,7 @@ export const SHADOW_MUTATIONS: readonly ShadowMutation[] = [
     file: "kvm/shadow/unsync.ts",
     find: "    else yield* kvmUnsyncPage(shadow, sp);\n",
     replace: "",
-    seed: 0,
+    seed: 1,
     caught: ["coherence", "shadow-tables"],
   },
   {
@@ -170,7 +170,7 @@ export const SHADOW_MUTATIONS: readonly ShadowMutation[] = [
     file: "kvm/shadow/track-write.ts",
     find: "    yield* mmuPageZapPte(shadow, sp, sptep);\n",
     replace: "",
-    seed: 0,
+    seed: 9,
     caught: COHERENCE,
   },
   {
@@ -178,7 +178,7 @@ export const SHADOW_MUTATIONS: readonly ShadowMutation[] = [
     file: "kvm/shadow/track-write.ts",
     find: "    if (isShadowPresentPte(spte)) flush = true;\n",
     replace: "    if (isShadowPresentPte(spte)) flush = index < 0;\n",
-    seed: 0,
+    seed: 604,
     caught: COHERENCE,
   },
   {
@@ -202,16 +202,8 @@ export const SHADOW_MUTATIONS: readonly ShadowMutation[] = [
     file: "kvm/exception.ts",
     find: "  if (wasPresent && shadow !== null)",
     replace: "  if (wasPresent && address < 0 && shadow !== null)",
-    seed: 0,
+    seed: 193,
     caught: ["coherence", "progress"],
-  },
-  {
-    name: "a direct table with other rights makes way",
-    file: "kvm/shadow/set-spte.ts",
-    find: "  if (roleAccess(shadow.roles, child.role.value) === access) return;\n",
-    replace: "  if (roleAccess(shadow.roles, child.role.value) >= 0) return;\n",
-    seed: 0,
-    caught: COHERENCE,
   },
   {
     name: "an upper table that becomes writable is write-tracked",

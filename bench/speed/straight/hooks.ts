@@ -15,7 +15,7 @@ const SOURCE = new URL("../../../src/", import.meta.url).href;
 /** Where code is written as steps of threads. */
 const MODELLED = [
   ...["machine", "kernel", "kvm", "conform"].map((floor) => `${SOURCE}${floor}/`),
-  new URL("../kvm-scene.ts", import.meta.url).href,
+  ...["../kvm-scene.ts", "../shadow-scene.ts"].map((path) => new URL(path, import.meta.url).href),
 ];
 
 /** Modules of the engine that have a counterpart here. */

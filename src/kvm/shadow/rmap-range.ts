@@ -10,7 +10,7 @@
  */
 import { load, type Steps } from "../../engine/index.ts";
 import { writeLock, writeUnlock } from "../../kernel/index.ts";
-import { alignToLevel, type Gfn, PG_LEVEL_1G, PG_LEVEL_4K, pagesPerLevel } from "../../machine/index.ts";
+import { type Gfn, PG_LEVEL_4K } from "../../machine/index.ts";
 import { kvmMmuMaxMappingLevel } from "../huge-page.ts";
 import { gfnToMemslot, type KvmMemorySlot } from "../memslots.ts";
 import type { GfnRange } from "../mmu-ops.ts";
@@ -19,27 +19,12 @@ import { roleIsDirect } from "../role.ts";
 import { ageRmap } from "./age-designs.ts";
 import { spLevel } from "./page.ts";
 import { rmapEntries, spteAt } from "./rmap.ts";
+import { headsIn } from "./rmap-heads.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
-import { gfnToRmap } from "./slot-arch.ts";
 import { dropSpte, kvmZapAllRmapSptes, rmapWriteProtect } from "./spte-change.ts";
 
 function hasRmaps(slot: KvmMemorySlot | null): slot is KvmMemorySlot {
   return slot !== null && slot.gfn_write_track.value !== 0;
-}
-
-/** for_each_slot_rmap_range(): the heads of a range that lies in one slot. */
-function* headsIn(
-  shadow: ShadowMmu,
-  slot: KvmMemorySlot,
-  { start, end }: GfnRange,
-): Generator<{ head: ReturnType<typeof gfnToRmap>; level: number }> {
-  for (let level = PG_LEVEL_4K; level <= PG_LEVEL_1G; level++) {
-    const pages = pagesPerLevel(level);
-    for (let frame: number = alignToLevel(start, level); frame < end; frame += pages) {
-      const first = Math.max(frame, slot.base_gfn.value) as Gfn;
-      yield { head: gfnToRmap(shadow.world, slot, first, level), level };
-    }
-  }
 }
 
 /** kvm_unmap_gfn_range() */

@@ -37,7 +37,8 @@ import { type ShadowPage, spteOf } from "./page.ts";
 import { kvmShadowMmuFreeRoots } from "./roots.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 import { dropSpte, kvmMmuSlotGfnWriteProtect, mmuSpteClearNoTrack, mmuSpteUpdate, type Sptep } from "./spte-change.ts";
-import { kvmUnlinkUnsyncPage, mmuPagesClearParents, mmuUnsyncWalk, unsyncPagesIn } from "./unsync.ts";
+import { kvmUnlinkUnsyncPage, mmuPagesClearParents, mmuUnsyncWalk } from "./unsync.ts";
+import { unsyncPagesIn } from "./unsync-walk.ts";
 import { type InvalidList, prepareZapPage, remoteFlushOrZap } from "./zap.ts";
 
 /** What came of an entry or a page: nothing to do, TLBs must be flushed, or it cannot be brought in step. */

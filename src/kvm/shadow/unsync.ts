@@ -24,6 +24,7 @@ import { rmapEntries, spteAt } from "./rmap.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 import { kvmGfnIsWriteTracked } from "./slot-arch.ts";
 import type { Sptep } from "./spte-change.ts";
+import type { PathToPage, UnsyncWalk, WalkedPage } from "./unsync-walk.ts";
 
 // --- becoming unsync -------------------------------------------------------------------------------------------------
 
@@ -117,18 +118,6 @@ export function* kvmUnlinkUnsyncPage(shadow: ShadowMmu, sp: ShadowPage): Steps<v
 
 const KVM_PAGE_ARRAY_NR = 16;
 
-interface WalkedPage {
-  readonly sp: ShadowPage;
-  /** Its entry in the page above it; -1 for the first. */
-  readonly index: number;
-}
-
-/** struct kvm_mmu_pages: a part of the unsync pages below a page, with the pages on the way to them, parents first. */
-export type UnsyncWalk = readonly WalkedPage[];
-
-/** struct mmu_page_path: by level, the page above and the entry in it. */
-type PathToPage = readonly { readonly parent: ShadowPage; readonly index: number }[];
-
 /** mmu_unsync_walk(): up to sixteen pages; null when nothing below is unsync. */
 export function* mmuUnsyncWalk(shadow: ShadowMmu, sp: ShadowPage): Steps<UnsyncWalk | null> {
   if ((yield* load(sp.unsync_children)) === 0) return null;
@@ -170,25 +159,6 @@ function* walkUnsync(shadow: ShadowMmu, sp: ShadowPage, found: WalkedPage[]): St
     }
   }
   return leaves;
-}
-
-/** for_each_sp(): the unsync pages of a walk, with the way to each. */
-export function* unsyncPagesIn(walk: UnsyncWalk): Generator<{ sp: ShadowPage; parents: PathToPage }> {
-  const top = (walk[0] as WalkedPage).sp;
-  const topLevel = spLevel(top);
-  const pages = new Map<number, ShadowPage>([[topLevel, top]]);
-  const indexes = new Map<number, number>();
-  for (const { sp, index } of walk.slice(1)) {
-    const level = spLevel(sp);
-    indexes.set(level, index);
-    pages.set(level, sp);
-    if (level > PG_LEVEL_4K) continue;
-    const parents = Array.from({ length: topLevel - level }, (_, i) => ({
-      parent: pages.get(level + i + 1) as ShadowPage,
-      index: indexes.get(level + i) as number,
-    }));
-    yield { sp, parents };
-  }
 }
 
 /** mmu_pages_clear_parents(): the page is in step now; parents forget it, up to the first that still has others. */

@@ -32,7 +32,8 @@ import { hashLinkOf, linkOf, type ShadowPage, shadowSpText, spHasGptes, spLevel,
 import { pteListRemove, rmapTakeAll, spteAt } from "./rmap.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 import { dropSpte, mmuSpteClearNoTrack, type Sptep } from "./spte-change.ts";
-import { kvmUnlinkUnsyncPage, mmuPagesClearParents, mmuUnsyncWalk, unsyncPagesIn } from "./unsync.ts";
+import { kvmUnlinkUnsyncPage, mmuPagesClearParents, mmuUnsyncWalk } from "./unsync.ts";
+import { unsyncPagesIn } from "./unsync-walk.ts";
 import { unaccountShadowed } from "./write-track.ts";
 
 /** Pages that are unlinked and not yet freed. */

@@ -1,0 +1,50 @@
+import { execFileSync } from "node:child_process";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { CheckedProblem } from "../../src/conform/checked-run.ts";
+import { runGuest } from "./campaign.ts";
+import { SHADOW_MUTATIONS, type ShadowMutation } from "./mutations.ts";
+import { randomGuest } from "./random-guest.ts";
+
+const ROOT = join(import.meta.dirname, "../..");
+let scratch = "";
+
+beforeAll(() => {
+  scratch = mkdtempSync(join(tmpdir(), "racewalk-shadow-"));
+});
+afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+/** A tree with the mutation in it. */
+function mutate({ file, find, replace }: ShadowMutation, n: number): string {
+  const root = join(scratch, String(n));
+  mkdirSync(join(root, "test"), { recursive: true });
+  for (const part of ["src", "test/shadow"]) cpSync(join(ROOT, part), join(root, part), { recursive: true });
+  symlinkSync(join(ROOT, "node_modules"), join(root, "node_modules"));
+  writeFileSync(join(root, "package.json"), '{ "type": "module" }\n');
+  const path = join(root, "src", file);
+  const source = readFileSync(path, "utf8");
+  expect(source.split(find).length - 1, `"${find}" in ${file}`).toBe(1);
+  writeFileSync(
+    path,
+    source.replace(find, () => replace),
+  );
+  return root;
+}
+
+function campaignIn(root: string, seed: number): CheckedProblem | null {
+  const script = join(root, "test/shadow/run-campaign.ts");
+  const output = execFileSync(process.execPath, [script, String(seed), "1"], { encoding: "utf8" });
+  return (JSON.parse(output) as { problem: CheckedProblem | null }).problem;
+}
+
+describe("what keeps the shadow MMU coherent is noticed when it is gone", () => {
+  test.each(SHADOW_MUTATIONS.map((mutation, n) => ({ ...mutation, n })))("$name", ({ n, ...mutation }) => {
+    expect(runGuest(randomGuest(mutation.seed))).toBeNull();
+    const root = mutate(mutation, n);
+    const problem = campaignIn(root, mutation.seed);
+    rmSync(root, { recursive: true, force: true });
+    expect(mutation.caught).toContain(problem?.property);
+  });
+});
