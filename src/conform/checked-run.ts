@@ -168,12 +168,14 @@ class Inspector implements RunInspector {
     const { shadow, oracle } = this;
     if (shadow === null) return [];
     const { memory } = oracle;
+    const { heap } = shadow.world;
     memory.forgetSlots();
     const found: number[] = [];
     for (const table of shadow.pages.liveTables()) {
       const sp = shadow.pages.ofEntry(table);
       const level = sp.role.peek() & 0xf;
       for (let i = 0; i < 512; i++) {
+        if (heap.read(table + 8 * i, 8) === 0 && heap.high === 0) continue;
         const spte = spteAt(shadow.world, table + 8 * i).peek();
         if (!isShadowPresentPte(spte) || !isLastSpte(spte, level) || !isAccessedSpte(shadow.layout, spte)) continue;
         const place = memory.placeOf(shadow.pages.gfnOf(sp, i) * PAGE_SIZE);

@@ -40,7 +40,11 @@ function pageProblem(
   const isOrphan =
     spHasGptes(sp) && !shadow.isObsolete(sp) && headOf(shadow, slots, sp.gfn.value, PG_LEVEL_4K) === null;
   if (isOrphan) return "it shadows a table that is in no memslot";
+  const { heap } = shadow.world;
+  const table = sp.spt.value;
   for (let i = 0; i < ENTRIES_PER_TABLE; i++) {
+    // Most are empty.
+    if (heap.read(table + 8 * i, 8) === 0 && heap.high === 0) continue;
     const sptep = spteOf(shadow.world, sp, i);
     const spte = sptep.value;
     if (!isShadowPresentPte(spte)) continue;
