@@ -9,7 +9,7 @@
  * flushed first, the root is held by a reference, and an entry is visited once more before the lock may be dropped again.
  * Stands for tdp_mmu_zap_leafs(), tdp_mmu_zap_root(), kvm_tdp_mmu_invalidate_roots() and what calls them, of 6.12 and 7.2.
  */
-import type { Steps } from "../engine/index.ts";
+import { awaitUntil, type Cell, fetchAdd, type Steps, startLoop } from "../engine/index.ts";
 import {
   assertHeld,
   assertHeldWrite,
@@ -141,10 +141,25 @@ export function* kvmMmuUninitTdpMmu(tdp: TdpMmu): Steps<void> {
   yield* mutexUnlock(kvm.memslots.slotsLock);
 }
 
-/** kvm_tdp_mmu_zap_invalidated_roots(): with slots_lock held, so that each is zapped by who has invalidated it. */
+/**
+ * kvm_tdp_mmu_zap_invalidated_roots(): with slots_lock held, so that each is zapped by who has invalidated it. Where a worker does it,
+ * tdp_mmu_schedule_zap_root().
+ */
 export function* kvmTdpMmuZapInvalidatedRoots(tdp: TdpMmu): Steps<void> {
+  assertHeld(tdp.kvm.memslots.slotsLock);
+  if (tdp.zapWork === null) yield* zapScheduledRoots(tdp);
+  else yield* fetchAdd(tdp.zapWork, 1);
+}
+
+/** tdp_mmu_zap_root_work(): the worker. @param work kvm->arch.tdp_mmu_zap_wq */
+export function* tdpMmuZapRootWork(tdp: TdpMmu, work: Cell): Steps<void> {
+  yield* awaitUntil(work, (queued) => queued > 0, "wait for work");
+  yield* fetchAdd(work, -1);
+  yield* zapScheduledRoots(tdp);
+}
+
+function* zapScheduledRoots(tdp: TdpMmu): Steps<void> {
   const { kvm } = tdp;
-  assertHeld(kvm.memslots.slotsLock);
   yield* readLock(kvm.mmuLock);
   let root = yield* tdpMmuNextRoot(tdp, null);
   while (root !== null) {
@@ -189,7 +204,9 @@ function* tdpMmuZapRoot(tdp: TdpMmu, root: KvmMmuPage, shared: boolean): Steps<v
 /** __tdp_mmu_zap_root(): one pass, over the entries of one level and below. */
 function* zapRootLevel(tdp: TdpMmu, root: KvmMmuPage, zapLevel: number, shared: boolean): Steps<void> {
   const iter = yield* tdpIterStart(tdp.world, root, zapLevel, gfn(0), tdp.gfnEnd);
+  const again = startLoop(tdp.world);
   for (; iter.valid; yield* tdpIterNext(iter)) {
+    if (tdp.world.comparesStates) again(...iter.position());
     tdp.world.clock?.spend("visit an entry");
     for (;;) {
       if (tdp.kvm.variants.yields && (yield* tdpMmuIterCondResched(tdp, iter, { flush: false, shared }))) break;

@@ -69,6 +69,8 @@ export interface KvmVariants {
   readonly adDisabledVolatile: boolean;
   /** Whether the TDP MMU's reference of an invalidated root is given back when the root has been zapped (Linux), or before. */
   readonly rootPut: "after-zap" | "before-zap";
+  /** Who zaps invalidated roots: the memslot ioctl itself (Linux 6.6 and later), or a worker, after the ioctl has gone on (5.18 to 6.5). */
+  readonly rootZapper: "caller" | "worker";
   /** Entries of a table that is unlinked under mmu_lock held for read are frozen (Linux), or only zapped. */
   readonly freezesEntries: boolean;
   /** Zapping a leaf marks the page accessed in struct page: up to 6.12. */
@@ -137,6 +139,7 @@ export const LINUX_7_2: KvmVariants = {
   rmapAddLocks: true,
   adDisabledVolatile: true,
   rootPut: "after-zap",
+  rootZapper: "caller",
   freezesEntries: true,
   writesBack: false,
   gpcRetriesMax: Number.POSITIVE_INFINITY,

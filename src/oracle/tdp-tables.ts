@@ -8,6 +8,7 @@
  * A lost table keeps its mappings out of every zap's reach, so the host frees pages that the guest still has.
  */
 import { type TraceRecord, type U64, u64, type World } from "../engine/index.ts";
+import { roleIsInvalid } from "../kvm/role.ts";
 import { isFrozenSpte, isLastSpte, isShadowPresentPte, spteToPfn } from "../kvm/spte.ts";
 import type { TdpMmu } from "../kvm/tdp-mmu.ts";
 import { isStatEvent } from "../kvm/trace.ts";
@@ -30,6 +31,19 @@ export function tdpTablesProblem(tdp: TdpMmu): string | null {
   // A table that waits for its grace period is on its way.
   for (const addr of tdp.kvm.kernel.rcu.pendingObjects()) found.tables.add(tdp.pages.at(addr).spt.peek());
   return found.problem ?? lostTable(tdp, found) ?? wrongStatistic(tdp.world.trace, found);
+}
+
+/** When all that were invalidated have been zapped, none of them maps anything; null when it is so. For final predicates. */
+export function invalidRootProblem(tdp: TdpMmu): string | null {
+  for (let addr = tdp.roots.peek(); addr !== 0; ) {
+    const root = tdp.pages.at(addr);
+    const role = root.role.peek();
+    const found: Found = { tables: new Set(), leaves: new Map(), problem: null };
+    if (roleIsInvalid(tdp.roles, role)) visit(tdp, root.spt.peek(), role & 0xf, 0, found);
+    if (found.tables.size > 1 || found.leaves.size > 0) return "a root that was invalidated and zapped has entries";
+    addr = root.link.peek();
+  }
+  return null;
 }
 
 function visit(tdp: TdpMmu, table: number, level: number, base: number, found: Found): void {
