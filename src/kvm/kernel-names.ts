@@ -348,6 +348,7 @@ export const KERNEL_NAMES: Readonly<Record<string, string>> = {
   tdpMmuUnlinkSp: "tdp_mmu_unlink_sp",
   tdpMmuZapLeafs: "tdp_mmu_zap_leafs",
   tdpMmuZapRoot: "tdp_mmu_zap_root",
+  tdpMmuZapRootWork: "tdp_mmu_zap_root_work",
   tdpMmuZapSpteAtomic: "tdp_mmu_zap_spte_atomic",
   tdpRootRole: "kvm_calc_tdp_mmu_root_page_role",
   trackPossibleNxHugePage: "track_possible_nx_huge_page",

@@ -10,6 +10,8 @@ import { type Explored, SCENARIO_PAGES, type Scenario } from "./scenario-pages.t
 /** A scenario for which fewer are noticed is hardly checked. */
 const MUTATIONS_MIN = 2;
 const HEAD = ["| study | variant | scenario | models | fails when this is undone |", "|---|---|---|---|---|"];
+const BEGIN = "<!-- scenarios -->";
+const END = "<!-- end -->";
 const studies = new Map((await Promise.all(builtInIds().map(builtInStudy))).map((study) => [study.id, study]));
 
 function cellsOf({ study, variant }: Explored, scenario: string, expected: Expected): StudyCell[] {
@@ -74,13 +76,14 @@ describe.each(SCENARIO_PAGES)("$page", ({ page, scenarios }) => {
   test("its tables are those of the studies and mutations", () => {
     const text = read(page);
     const wanted = scenarios.map(tableOf).join("\n\n");
-    const shown = /(?<=<!-- scenarios -->\n\n)[\s\S]*?(?=\n\n<!-- end -->)/.exec(text)?.[0] ?? "";
-    expect(text).toContain("<!-- scenarios -->\n\n");
-    if (process.env["UPDATE_DOCS"] === "1")
-      writeFileSync(
-        `${ROOT}${page}`,
-        text.replace(shown, () => wanted),
-      );
-    else expect(shown, "run npm run docs").toBe(wanted);
+    const [before, after] = [text.indexOf(BEGIN) + BEGIN.length, text.lastIndexOf(END)];
+    expect(text).toContain(BEGIN);
+    expect(after).toBeGreaterThanOrEqual(before);
+    const shown = text.slice(before, after).trim();
+    if (process.env["UPDATE_DOCS"] === "1") {
+      writeFileSync(`${ROOT}${page}`, `${text.slice(0, before)}\n\n${wanted}\n\n${text.slice(after)}`);
+      return;
+    }
+    expect(shown, "run npm run docs").toBe(wanted);
   });
 });
