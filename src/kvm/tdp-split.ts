@@ -6,7 +6,15 @@
  * Stands for tdp_mmu_split_huge_page(), tdp_mmu_split_huge_pages_root() of 6.12 and 7.2.
  */
 import type { Steps } from "../engine/index.ts";
-import { assertHeld, rcuReadLock, rcuReadUnlock } from "../kernel/index.ts";
+import {
+  assertHeld,
+  rcuReadLock,
+  rcuReadUnlock,
+  readLock,
+  readUnlock,
+  writeLock,
+  writeUnlock,
+} from "../kernel/index.ts";
 import { ENTRIES_PER_TABLE, type Gfn, pagesPerLevel } from "../machine/index.ts";
 import type { KvmMmuPage } from "./mmu-page.ts";
 import { isLargePte, isShadowPresentPte, makeSmallSpte } from "./spte.ts";
@@ -62,22 +70,46 @@ export function* kvmTdpMmuTrySplitHugePages(
   }
 }
 
-/** tdp_mmu_split_huge_pages_root(). Linux drops mmu_lock to allocate each table; here there is always memory. */
+/** tdp_mmu_split_huge_pages_root(): mmu_lock is dropped to allocate each table, so what was to be split is looked up again with the table at hand. */
 function* splitHugePagesRoot(
   tdp: TdpMmu,
   root: KvmMmuPage,
   { start, end, targetLevel, shared }: Parameters<typeof kvmTdpMmuTrySplitHugePages>[1],
 ): Steps<void> {
   yield* rcuReadLock(tdp.kvm.kernel.rcu);
+  const { yields } = tdp.kvm.variants;
+  let hasTable = !yields;
   const iter = yield* tdpIterStart(tdp.world, root, targetLevel + 1, start, end);
   for (; iter.valid; yield* tdpIterNext(iter)) {
     for (;;) {
-      if (tdp.kvm.variants.yields && (yield* tdpMmuIterCondResched(tdp, iter, { flush: false, shared }))) break;
+      if (yields && (yield* tdpMmuIterCondResched(tdp, iter, { flush: false, shared }))) break;
       if (!isShadowPresentPte(iter.oldSpte) || !isLargePte(iter.oldSpte)) break;
+      if (!hasTable) {
+        yield* dropLocksToAllocate(tdp, shared);
+        hasTable = true;
+        iter.yielded = true;
+        break;
+      }
       const sp = tdpMmuAllocChildSp(tdp, iter, splitTable(tdp, iter));
-      if (yield* tdpMmuSplitHugePage(tdp, iter, sp, shared)) break;
+      if (yield* tdpMmuSplitHugePage(tdp, iter, sp, shared)) {
+        hasTable = !yields;
+        break;
+      }
       yield* tdp.pages.free(sp);
     }
   }
   yield* rcuReadUnlock(tdp.kvm.kernel.rcu);
+}
+
+/** Nobody sleeps for memory under mmu_lock. */
+function* dropLocksToAllocate({ kvm }: TdpMmu, shared: boolean): Steps<void> {
+  yield* rcuReadUnlock(kvm.kernel.rcu);
+  if (shared) {
+    yield* readUnlock(kvm.mmuLock);
+    yield* readLock(kvm.mmuLock);
+  } else {
+    yield* writeUnlock(kvm.mmuLock);
+    yield* writeLock(kvm.mmuLock);
+  }
+  yield* rcuReadLock(kvm.kernel.rcu);
 }

@@ -3,7 +3,7 @@
  *
  * A CPU has a flag that masks interrupts and a word of pending ones, a bit for each sender. The sender sets its bit and may wait
  * until it is cleared. Clearing is done by the CPU's interrupt handler, a daemon task of its own that acts when something is pending and
- * interrupts are not masked. A CPU in guest mode runs with interrupts masked on the host's side; a pending one makes it leave the
+ * interrupts are not masked; who masks them while it acts goes on when it has done, since it runs on the same CPU. A CPU in guest mode runs with interrupts masked on the host's side; a pending one makes it leave the
  * guest at the next instruction boundary (it looks at {@link isInterrupted}), and is handled when the host unmasks.
  *
  * An interrupt drains the store buffer of the CPU that it hits (SDM, "Store Buffer"), so what that CPU stored before is seen by
@@ -30,6 +30,7 @@ export class Interrupts {
   readonly cpus: number;
   private readonly masked: readonly Cell[];
   private readonly pending: readonly Cell[];
+  private readonly handling: readonly Cell[];
 
   /** @param cpus how many CPUs there are; thread n runs on CPU n */
   constructor(world: World, cpus: number) {
@@ -38,6 +39,7 @@ export class Interrupts {
     world.watchesBuffers = true;
     this.masked = cells(world, "irqs_off", cpus);
     this.pending = cells(world, "ipi_pending", cpus);
+    this.handling = cells(world, "in_irq", cpus);
   }
 
   maskedOf(cpu: number): Cell {
@@ -47,12 +49,21 @@ export class Interrupts {
   pendingOf(cpu: number): Cell {
     return this.pending[cpu] as Cell;
   }
+
+  /** 1 while the CPU's handler acts. */
+  handlingOf(cpu: number): Cell {
+    return this.handling[cpu] as Cell;
+  }
 }
 
-/** local_irq_disable() of the CPU. Orders nothing, and nobody but the CPU's own handler looks at it. */
-export function maskInterrupts(interrupts: Interrupts, cpu: number): Operation<number> {
+/**
+ * local_irq_disable() of the CPU. Orders nothing, and nobody but the CPU's own handler looks at it. A handler that has begun ends first: otherwise it would
+ * take an interrupt that was sent later, to a CPU that is in the guest by then, and the sender would take the guest for stopped.
+ */
+export function* maskInterrupts(interrupts: Interrupts, cpu: number): Steps<void> {
   interrupts.world.clock?.enter("irqs-off");
-  return storeNow(interrupts.maskedOf(cpu), 1, "local_irq_disable()");
+  yield* storeNow(interrupts.maskedOf(cpu), 1, "local_irq_disable()");
+  yield* awaitUntil(interrupts.handlingOf(cpu), (handling) => handling === 0, `CPU ${cpu}: no interrupt is handled`);
 }
 
 /** local_irq_enable(): an interrupt that is pending is taken before the CPU goes on. */
@@ -100,8 +111,12 @@ export function* interruptHandler(interrupts: Interrupts, cpu: number, thread: T
       (masked) => masked === 0,
       `CPU ${cpu}: wait until interrupts are enabled`,
     );
-    yield* fence(interrupts.world, thread);
-    interrupts.world.clock?.spend("take an IPI");
-    yield* exchange(interrupts.pendingOf(cpu), 0, `CPU ${cpu} takes the IPI`);
+    yield* storeNow(interrupts.handlingOf(cpu), 1);
+    if ((yield* load(interrupts.maskedOf(cpu))) === 0) {
+      yield* fence(interrupts.world, thread);
+      interrupts.world.clock?.spend("take an IPI");
+      yield* exchange(interrupts.pendingOf(cpu), 0, `CPU ${cpu} takes the IPI`);
+    }
+    yield* storeNow(interrupts.handlingOf(cpu), 0);
   }
 }

@@ -174,12 +174,8 @@ export default study({
       variants: ["6.12", "6.12-no-ad"],
       models: ["sc"],
     }),
-    ...cells("zap", "isolation", "aging that loses against the zap changes nothing", { models: ["sc"] }),
-    ...cells("fast-fault", "final", "aging takes W away; the fault that gives it back marks the page", {
-      models: ["sc"],
-    }),
-    ...cells("fetch-log", "final", "the log's write protection and aging each keep what the other has changed", {
-      models: ["sc"],
-    }),
+    ...cells("zap", "isolation", "aging that loses against the zap changes nothing"),
+    ...cells("fast-fault", "final", "aging takes W away; the fault that gives it back marks the page"),
+    ...cells("fetch-log", "final", "the log's write protection and aging each keep what the other has changed"),
   ],
 });

@@ -8,7 +8,7 @@
  * Tasks: vcpu0 writes page 0, in some scenarios twice; `vmm` fetches the log, or begins logging, and copies; irq0 is vcpu0's CPU's interrupt handler.
  */
 import type { MemoryModel, Results, Steps } from "../engine/index.ts";
-import { framesOf, kvmGetDirtyLog } from "../kvm/dirty-log.ts";
+import { framesOf, kvmClearDirtyLog, kvmGetDirtyLog } from "../kvm/dirty-log.ts";
 import { collectDirtyRing, kvmResetDirtyRings } from "../kvm/dirty-ring.ts";
 import { kvmSetMemoryRegion } from "../kvm/memory-region.ts";
 import { KVM_MEM_LOG_DIRTY_PAGES, type KvmMemorySlot } from "../kvm/memslots.ts";
@@ -17,7 +17,7 @@ import { type GuestInstruction, gfn, touch } from "../machine/index.ts";
 import { type Copies, copyFrames, dirtyLogProblem } from "../oracle/dirty-log.ts";
 import { tdpMappingsProblem } from "../oracle/tdp-mappings.ts";
 import { cell, type StudyCell, study } from "./study.ts";
-import { hostPage, type TdpScene, type TdpSceneOptions, tdpScene } from "./tdp-scene.ts";
+import { hostPage, runGuest, type TdpScene, type TdpSceneOptions, tdpScene } from "./tdp-scene.ts";
 
 /** A write of a value to the first word of a frame. */
 export function write(frame: number, value: number): GuestInstruction {
@@ -36,6 +36,14 @@ function slotOf({ vm }: TdpScene): KvmMemorySlot {
 export function* fetchAndCopy(scene: TdpScene): Steps<Copies> {
   const log = yield* kvmGetDirtyLog(scene.vm, 0);
   if (typeof log === "number") return {};
+  return yield* copyFrames(scene.vm, slotOf(scene), framesOf(log));
+}
+
+/** With manual protection: the log is fetched, and what it names is cleared, and only then copied. */
+function* fetchClearAndCopy(scene: TdpScene): Steps<Copies> {
+  const log = yield* kvmGetDirtyLog(scene.vm, 0);
+  if (typeof log === "number") return {};
+  yield* kvmClearDirtyLog(scene.vm, 0, 0, FRAMES, log);
   return yield* copyFrames(scene.vm, slotOf(scene), framesOf(log));
 }
 
@@ -94,6 +102,25 @@ const SCENES: Readonly<Record<string, TdpSceneOptions>> = {
     warm: [0],
     threads: { vmm: collectAndCopy },
   },
+  clear: {
+    ...LOGGED,
+    manualDirtyLogProtect: 1,
+    guests: [[write(0, 2), write(0, 3)]],
+    warm: [0],
+    threads: { vmm: fetchClearAndCopy },
+  },
+  // The log names page 1 all the while, and page 0 once it is written again.
+  "clear-protected": {
+    ...LOGGED,
+    manualDirtyLogProtect: 1,
+    guests: [[write(0, 2), write(0, 3)]],
+    warm: [0],
+    prepare: function* (scene) {
+      yield* fetchClearAndCopy(scene);
+      yield* runGuest(scene.vm, 0, [write(1, 5)]);
+    },
+    threads: { vmm: fetchClearAndCopy },
+  },
   begin: { ...LOGGED, flags: 0, guests: [[write(0, 2), write(0, 3)]], warm: [0], threads: { vmm: beginAndCopy } },
 };
 
@@ -102,6 +129,9 @@ const BECAUSE: Readonly<Record<string, string>> = {
   protected: "a fast page fault marks the page after it has given W back: in the log of before or in the next one",
   "first-touch": "the page is marked under mmu_lock, in the same section as it is mapped",
   ring: "an entry is pushed after W was given back; resetting takes W and flushes before the page is copied",
+  clear: "the bits that were fetched are cleared, W is taken, the TLBs are flushed, and only then are the pages copied",
+  "clear-protected":
+    "a bit that a fast page fault sets after the log was fetched stays: only what the log named is cleared",
   begin: "the slot logs before W is taken from what was mapped; a fault that has seen the old slot is waited for",
 };
 
@@ -113,12 +143,20 @@ const VARIANTS: Readonly<Record<string, Partial<KvmVariants>>> = {
 };
 
 const PML_BECAUSE: Readonly<Record<string, string>> = {
+  clear: "the same where the log is cleared by a call of its own",
   writable: "the bit is cleared, D is cleared, the TLBs are flushed: the next write sets D and is logged by the CPU",
   protected: "the same, for an entry whose D is clear already",
 };
 
+/** Scenes that are made smaller for one variant, to be explored in seconds. */
+const CHANGED: Readonly<Record<string, Partial<TdpSceneOptions>>> = {
+  // Two kicks and a flush, all of which interrupt the guest.
+  "7.2-pml/clear": { guests: [[write(0, 2)]] },
+};
+
 function cells(variant: string, scenario: string, models: readonly MemoryModel[]): StudyCell[] {
   const options = SCENES[scenario] as TdpSceneOptions;
+  const key = `${variant}/${scenario}`;
   return models.map((model) =>
     cell({
       variant,
@@ -127,7 +165,7 @@ function cells(variant: string, scenario: string, models: readonly MemoryModel[]
       model,
       expected: "holds",
       because: (variant === "7.2-pml" ? PML_BECAUSE[scenario] : undefined) ?? (BECAUSE[scenario] as string),
-      program: () => tdpScene(scenario, { ...options, variants: { ...VARIANTS[variant] } }),
+      program: () => tdpScene(scenario, { ...options, ...CHANGED[key], variants: { ...VARIANTS[variant] } }),
     }),
   );
 }
@@ -146,7 +184,7 @@ export default study({
     ...Object.keys(SCENES).flatMap((scenario) => cells("7.2", scenario, ["sc", "tso"])),
     ...["writable", "protected"].flatMap((scenario) => cells("6.12", scenario, ["sc"])),
     ...["writable", "protected"].flatMap((scenario) => cells("7.2-no-ad", scenario, ["sc"])),
-    ...["writable", "protected", "begin"].flatMap((scenario) => cells("7.2-pml", scenario, ["sc", "tso"])),
+    ...["writable", "protected", "clear", "begin"].flatMap((scenario) => cells("7.2-pml", scenario, ["sc", "tso"])),
     ...cells("7.2-pml", "first-touch", ["sc"]),
   ],
 });

@@ -210,8 +210,7 @@ export default study({
     "6.12": "Linux 6.12: recovery drops the table; NX recovery under mmu_lock for write",
   },
   cells: [
-    ...Object.keys(SCENES).flatMap((scenario) => cells("7.2", scenario, ["sc"])),
-    ...["eager-split", "recover", "nx-fetch"].flatMap((scenario) => cells("7.2", scenario, ["tso"])),
-    ...["eager-split", "recover", "nx-fetch", "nx-empty"].flatMap((scenario) => cells("6.12", scenario, ["sc"])),
+    ...Object.keys(SCENES).flatMap((scenario) => cells("7.2", scenario, ["sc", "tso"])),
+    ...["eager-split", "recover", "nx-fetch", "nx-empty"].flatMap((scenario) => cells("6.12", scenario, ["sc", "tso"])),
   ],
 });

@@ -65,6 +65,8 @@ export interface TdpSceneOptions {
   /** KVM_MEM_* of the memslot; a bitmap, or rings of that many bytes, log its writes. */
   readonly flags?: number;
   readonly dirtyRingSize?: number;
+  /** KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2; default 0. */
+  readonly manualDirtyLogProtect?: number;
   readonly params?: Partial<ModuleParams>;
   /** Goes on with the set-up, when the vCPUs have done their part. */
   readonly prepare?: TaskOf;
@@ -90,6 +92,7 @@ function makeScene(world: World, options: TdpSceneOptions): TdpScene {
   const kvm = new Kvm(world, new Kernel(world), mm, { ...LINUX_7_2, faultsMax: 1, ...variants });
   Object.assign(kvm.params, options.params);
   kvm.dirtyRingSize = options.dirtyRingSize ?? 0;
+  kvm.manualDirtyLogProtect = options.manualDirtyLogProtect ?? 0;
   const vm = new Vm(kvm, new Interrupts(world, world.tasksMax));
   const slot = kvm.memslots.addDuringSetup({ id: 0, baseGfn: gfn(0), npages: frames, userspaceAddr: BASE, flags });
   kvmPrepareDirtyBitmap(vm, { old: null, new: slot, change: "create" });

@@ -2,6 +2,7 @@
 import { LARGE_PAGE_MUTATIONS } from "./large-page-mutations.ts";
 import { MUTATIONS, type Mutation } from "./mutations.ts";
 import { RMAP_MUTATIONS } from "./rmap-mutations.ts";
+import { SCENARIO_MUTATIONS } from "./scenario-mutations.ts";
 import { SHADOW_MUTATIONS } from "./shadow-mutations.ts";
 import { ZAP_MUTATIONS } from "./zap-mutations.ts";
 
@@ -11,4 +12,5 @@ export const ALL_MUTATIONS: readonly Mutation[] = [
   ...RMAP_MUTATIONS,
   ...LARGE_PAGE_MUTATIONS,
   ...SHADOW_MUTATIONS,
+  ...SCENARIO_MUTATIONS,
 ];
