@@ -29,6 +29,10 @@ const write = { study: "shadow-write", variant: "7.2" } as const;
 const zap = { study: "shadow-zap", variant: "7.2" } as const;
 const protect = { study: "shadow-protect", variant: "7.2" } as const;
 
+const tdpFault = { study: "tdp-fault", variant: "7.2" } as const;
+const hugePages = { study: "huge-pages", variant: "7.2" } as const;
+const rootInvalidate = { study: "root-invalidate", variant: "7.2" } as const;
+
 export const SCENARIO_PAGES: readonly ScenarioPage[] = [
   {
     page: "docs/shadow-scenarios.md",
@@ -85,6 +89,67 @@ export const SCENARIO_PAGES: readonly ScenarioPage[] = [
       {
         name: "the notifier's unmapping against fetch()",
         holds: [{ study: "shadow-fault", variant: "7.2", scenarios: ["unmap"] }],
+      },
+    ],
+  },
+  {
+    page: "docs/tdp-scenarios.md",
+    scenarios: [
+      { name: "map against map on the same table", holds: [{ ...tdpFault, scenarios: ["two-maps", "same-page"] }] },
+      { name: "map against unmap notifier", holds: [{ ...tdpFault, scenarios: ["unmap", "cold-unmap", "reenter"] }] },
+      { name: "map against root invalidation", holds: [{ ...rootInvalidate, scenarios: ["map", "drop"] }] },
+      {
+        name: "split against fault",
+        holds: [
+          {
+            ...hugePages,
+            scenarios: ["eager-split", "eager-split-yield", "lazy-split", "split-twice", "split-log"],
+          },
+        ],
+      },
+      {
+        name: "zap with yields against faults",
+        holds: [
+          { study: "zap-yield", variant: "7.2", scenarios: ["cached", "last", "fault", "zap-gfn-range"] },
+          { ...rootInvalidate, scenarios: ["yield"] },
+        ],
+      },
+      {
+        name: "recovery of huge pages against faults",
+        holds: [
+          { ...hugePages, scenarios: ["recover", "nx-empty"] },
+          { study: "huge-pages", variant: "6.12", scenarios: ["recover", "nx-empty"] },
+        ],
+      },
+      {
+        name: "clearing the dirty log against fast page faults and the CPU's D bit",
+        holds: [
+          {
+            study: "dirty-log",
+            variant: "7.2",
+            scenarios: ["writable", "protected", "clear", "clear-protected", "ring"],
+          },
+          { study: "dirty-log", variant: "7.2-pml", scenarios: ["writable", "protected", "clear"] },
+        ],
+      },
+      {
+        name: "aging against fast page faults and zap",
+        holds: ["7.2", "7.2-no-ad"].map((variant) => ({
+          study: "aging",
+          variant,
+          scenarios: ["access", "zap", "fast-fault", "fetch-log"],
+        })),
+      },
+      {
+        name: "NX recovery against faults",
+        holds: [{ ...hugePages, scenarios: ["nx-fetch", "nx-split", "nx-recover"] }],
+      },
+      {
+        name: "memslot deletion against faults in flight",
+        holds: [
+          { study: "memslot-delete", variant: "zap-all", scenarios: ["mapped", "fault"] },
+          { study: "memslot-delete", variant: "zap-slot", scenarios: ["mapped", "fault", "notifier"] },
+        ],
       },
     ],
   },
