@@ -106,7 +106,9 @@ export class RaceFinder {
       }
       const life = world.lifeOf(op.addr);
       if (world.isMortal(life)) {
-        places.push({ kind: "life", location: history.locationOf(life), access: AccessClass.Read });
+        const location = history.locationOf(life);
+        // Without a change of life all that touches the object is in any order.
+        if (history.turnsOf(location) > 0) places.push({ kind: "life", location, access: AccessClass.Read });
       }
     } else if (op.kind === OpKind.Lifetime) {
       const location = history.locationOf(world.lifeOf(op.addr));
@@ -121,11 +123,11 @@ export class RaceFinder {
   /** Goes back over the accesses to a place, to those that the candidate conflicts with. */
   private search(candidate: Candidate, place: Place): void {
     const { order } = this.execution;
-    const { history } = order;
-    if (place.kind === "life" && place.access === AccessClass.Read && history.turnsOf(place.location) === 0) return;
     const classes = this.classesOf(place);
     const list = order.listOf(place.location);
     const load = place.kind === "memory" ? candidate.load : null;
+    const isInOrder = this.execution.model === "sc";
+    const standing = candidate.places.length === 1 ? this.lastStanding(candidate) : -1;
     for (let k = list.length - 1; k >= 0; k--) {
       const e = list[k] as number;
       // A load finds the own store whether or not it has drained, so it is ordered after nothing that the store is after.
@@ -135,9 +137,26 @@ export class RaceFinder {
         if (theirs === AccessClass.Write) return;
         continue;
       }
+      if (e <= standing) {
+        // To come before a write is to depend on nothing later, so a head that stands there stays: here, and before all that is earlier.
+        if (theirs === AccessClass.Write) return;
+        // The same before the last of some reads. (A load that a buffer answered is an exception: it stands behind a later event.)
+        if (isInOrder && classes[list[k + 1] as number] !== theirs) continue;
+      }
       const access = place.access === AccessClass.None ? this.accessBefore(candidate, place, k, theirs) : place.access;
       if (access !== AccessClass.None && conflicts(theirs, access)) this.consider(candidate, place, access, k);
     }
+  }
+
+  /** The last head that does not happen before the candidate: a reversal that drops it is not taken here. */
+  private lastStanding({ row }: Candidate): number {
+    const { heads } = this.sequence;
+    const { clocks } = this.execution.order;
+    for (let h = heads.length - 1; h >= 0; h--) {
+      const head = heads[h] as Head;
+      if ((clocks[row + head.lane] as number) < head.nth) return head.at;
+    }
+    return -1;
   }
 
   private classesOf(place: Place): Uint8Array {
@@ -176,6 +195,7 @@ export class RaceFinder {
     if (other !== null) this.addIndependent(group, candidate, other, e, from, scratch);
     const conditions = this.conditionsOf(candidate, place, k, scratch, from);
     if (group.length > 0) {
+      if (!mayHoldHeads(sequence.heads, group, e, order.clocks, scratch)) return;
       const members = byLane(group);
       const choice = members.map(() => 0);
       const row = order.keepRow(scratch);
@@ -350,6 +370,22 @@ export class RaceFinder {
     const { lo, hi } = forward(entry, op.addr, op.size);
     return hi * TWO32 + lo;
   }
+}
+
+/** False when every choice among the members leaves out a head that stands after `e`: none of them is taken here then. */
+function mayHoldHeads(
+  heads: readonly Head[],
+  group: readonly GroupMember[],
+  e: number,
+  clocks: Int32Array,
+  row: number,
+): boolean {
+  for (let h = heads.length - 1; h >= 0; h--) {
+    const { at, lane, nth } = heads[h] as Head;
+    if (at < e) return true;
+    if ((clocks[row + lane] as number) < nth && !group.some((one) => (one.row[lane] as number) >= nth)) return false;
+  }
+  return true;
 }
 
 /** The members by lane, those of a lane in order. */
