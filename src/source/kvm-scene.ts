@@ -57,6 +57,8 @@ export interface KvmScene {
   /** struct kvm, and struct kvm_vcpu of each vCPU. */
   readonly kvm: number;
   readonly vcpus: readonly number[];
+  /** Addresses of the reverse maps of memslot 0's frames, of 4K; 0 where the VM has none. */
+  readonly rmaps: readonly number[];
 }
 
 export interface MemorySlot {
@@ -83,6 +85,8 @@ export interface KvmSceneOptions {
   readonly guests: readonly (readonly GuestInstruction[])[];
   /** What each vCPU's guest has done during set-up: it has a root, and tables. */
   readonly warm: readonly (readonly GuestInstruction[])[];
+  /** vCPUs that run a guest of their guest, which has no nested paging of its own: KVM has tables apart for it. */
+  readonly nested?: readonly number[];
   /** Faults on one instruction before a vCPU gives up. */
   readonly faultsMax: number;
   /** Kernel threads beside, by name. */
@@ -138,7 +142,9 @@ function makeScene(
     mm.addVma(hostPage(n), hostPage(n + 1), PROT_READ | PROT_WRITE);
     mm.populate(hostPage(n), `page ${n}`);
   }
-  const made = runSequentially(world, guests.length, "set-up", () => setUp(kernel, host, options));
+  // The VMM's own thread, if there is one beside the vCPUs'.
+  const setUpLane = Math.min(guests.length, world.tasksMax - 1);
+  const made = runSequentially(world, setUpLane, "set-up", () => setUp(kernel, host, options));
   const scene: KvmScene = { world, mm, kernel, linux, host, interrupts, ...made };
   for (const i of made.vcpus.keys()) {
     const instructions = warm[i] ?? [];
@@ -147,7 +153,7 @@ function makeScene(
     const result = runSequentially(world, i, `vcpu${i}`, () => runGuest(scene, i, instructions, once));
     assert(result === "done", `a vCPU alone does not get its pages: ${result}`);
   }
-  runSequentially(world, guests.length, "set-up", function* () {
+  runSequentially(world, setUpLane, "set-up", function* () {
     if (prepare !== undefined) yield* prepare(scene);
     if (gpaBits !== undefined) yield* kernel.call("rw_limit_gpa_bits", gpaBits);
     for (let [lane, end] = threadLanes; yields && lane < end; lane++) yield* kernel.call("rw_always_resched", lane);
@@ -156,17 +162,24 @@ function makeScene(
   return scene;
 }
 
-function* setUp(kernel: CompiledKernel, host: Host, options: KvmSceneOptions): Steps<{ kvm: number; vcpus: number[] }> {
-  const { frames, guests, paging = "npt", tdpMmu = true, flags = 0 } = options;
+type Made = Pick<KvmScene, "kvm" | "vcpus" | "rmaps">;
+
+function* setUp(kernel: CompiledKernel, host: Host, options: KvmSceneOptions): Steps<Made> {
+  const { frames, guests, paging = "npt", tdpMmu = true, flags = 0, nested = [] } = options;
   const { slots = [{ gfn: 0, page: 0, pages: frames }] } = options;
   const kvm = yield* createVm(kernel, host, { paging: PAGINGS.indexOf(paging), tdpMmu });
   for (const [id, { gfn, page, pages }] of slots.entries())
     yield* setMemoryRegion(kernel, kvm, { id, gfn, pages, hva: hostPage(page), flags });
   const vcpus: number[] = [];
   for (let i = 0; i < guests.length; i++) {
-    vcpus.push(yield* kernel.call("rw_create_vcpu", BigInt(kvm), i));
+    const vcpu = yield* kernel.call("rw_create_vcpu", BigInt(kvm), i);
+    if (nested.includes(i)) yield* kernel.call("rw_enter_nested", BigInt(vcpu));
+    vcpus.push(vcpu);
   }
-  return { kvm, vcpus };
+  const rmaps: number[] = [];
+  for (let gfn = 0; gfn < (slots[0]?.pages ?? 0); gfn++)
+    rmaps.push(yield* kernel.call("rw_rmap", BigInt(kvm), 0, BigInt(gfn)));
+  return { kvm, vcpus, rmaps };
 }
 
 /** KVM_RUN of a vCPU that was just reset: runs the instructions to their end. */

@@ -11,6 +11,7 @@ import { cell, type Study, type StudyCell, study } from "../studies/study.ts";
 import { gpcSceneOn } from "./gpc-scene.ts";
 import type { Image } from "./image.ts";
 import type { KernelScenario, KernelStudy } from "./kernel-study.ts";
+import { LOCKLESS_AGING } from "./lockless-aging.ts";
 import { LOCKLESS_WALK } from "./lockless-walk.ts";
 import { ROOT_ZAP } from "./root-zap.ts";
 import { type TdpSceneOptions, tdpProgramOn } from "./tdp-scene.ts";
@@ -60,6 +61,7 @@ const STUDIES: Readonly<Record<string, KernelStudy>> = {
       },
     ],
   },
+  "lockless-aging": LOCKLESS_AGING,
   "lockless-walk": LOCKLESS_WALK,
   "root-zap": ROOT_ZAP,
   "tdp-fault": {

@@ -310,6 +310,7 @@ interface Design {
 const NO_AD = { paging: "ept-no-ad" } as const;
 const DESIGNS: Readonly<Record<string, Design>> = {
   A0: { what: "mmu_lock held for write (Linux up to 6.12)", variants: { kernel: "6.12" } },
+  "A0-no-ad": { what: "the same, without A/D bits", variants: { kernel: "6.12", ...NO_AD } },
   A1: { what: "no lock", variants: { rmapAging: "bare" } },
   A2: { what: "no lock; the head is read again, then a compare-exchange", variants: { rmapAging: "recheck" } },
   A3: { what: "a lock bit in each reverse map, preemption on", variants: { rmapAging: "preemptible" } },
@@ -372,6 +373,15 @@ function cells(design: string, rows: readonly Row[]): StudyCell[] {
   );
 }
 
+/** What a vCPU's fast page fault, which holds nothing, could spoil, or another holder of mmu_lock. */
+const UNDER_MMU_LOCK: readonly Row[] = [
+  holds("fast-fault", "final", "both change the entry by one atomic operation", BOTH),
+  holds("access", "final", "the walk, or the fault, says so in the entry", BOTH),
+  holds("sticky", "final", "nothing but an access makes an entry young", BOTH),
+  holds("logging", "final", "mmu_lock", BOTH),
+  holds("munmap", "isolation", "mmu_lock; a fast fault changes no entry that was zapped", BOTH),
+];
+
 export default study({
   id: "lockless-aging",
   title: "May the host ask which pages were used, through reverse maps, without mmu_lock?",
@@ -381,7 +391,9 @@ export default study({
     ...cells("A0", [
       holds("zap", "use-after-free", "the zap waits for the walk"),
       holds("many", "use-after-free", "so does the unmapping"),
+      ...UNDER_MMU_LOCK,
     ]),
+    ...cells("A0-no-ad", UNDER_MMU_LOCK),
     ...cells("A1", [
       fails("zap", "use-after-free", "the page is freed after its entry's address was read"),
       fails("many", "use-after-free", "the descriptor is freed while it is walked"),

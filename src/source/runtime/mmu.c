@@ -79,3 +79,15 @@ void rw_recover_nx_huge_pages(struct kvm *kvm)
 
 /* Of enum ret_pf, for who reads the event fast_page_fault. */
 const int rw_kept_ret_pf_fixed = RET_PF_FIXED, rw_kept_ret_pf_spurious = RET_PF_SPURIOUS;
+
+/* The head of the reverse map of the 4K page at gfn; NULL where the VM has none. */
+u64 rw_rmap(struct kvm *kvm, int id, u64 gfn)
+{
+	struct kvm_memory_slot *slot = id_to_memslot(kvm_memslots(kvm), id);
+
+	return slot->arch.rmap[0] ? (u64)gfn_to_rmap(slot->base_gfn + gfn, PG_LEVEL_4K, slot) : 0;
+}
+
+/* struct pte_list_desc, for who looks at a reverse map; its first member is the pointer to the next one. */
+const unsigned int rw_kept_desc_count = offsetof(struct pte_list_desc, spte_count);
+const unsigned int rw_kept_desc_sptes = offsetof(struct pte_list_desc, sptes);

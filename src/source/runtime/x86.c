@@ -130,6 +130,13 @@ struct kvm_vcpu *rw_create_vcpu(struct kvm *kvm, int id)
 	return vcpu;
 }
 
+/* The vCPU runs a guest of its guest, which has no nested paging: the same memory, by roots of another role. */
+void rw_enter_nested(struct kvm_vcpu *vcpu)
+{
+	enter_guest_mode(vcpu);
+	kvm_mmu_reset_context(vcpu);
+}
+
 /* KVM_RUN begins, and ends. */
 void rw_run_begin(struct kvm_vcpu *vcpu)
 {
