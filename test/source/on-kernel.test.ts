@@ -144,6 +144,6 @@ test.skipIf(missing !== null)(
       "patched fast-fault final holds",
       "patched logging-no-ad final fails",
     ]);
-    expect(rows[3]?.diagram).toContain("kvm_handle_gfn_range");
+    expect(rows[3]?.diagram).toContain("kvm_mmu_free_shadow_page() mmu.c");
   },
 );
