@@ -44,7 +44,7 @@ describe("headline figures", () => {
 
   test("the page has no other", () => {
     const text = read(PAGE);
-    const [begin, end] = [text.indexOf(BEGIN) + BEGIN.length, text.lastIndexOf(END)];
+    const [begin, end] = [text.indexOf(BEGIN) + BEGIN.length, text.indexOf(END)];
     const head = "| study | what | the thread | ours | why | command |\n| --- | --- | --- | --- | --- | --- |";
     const table = `${head}\n${found.join("\n")}`;
     if (process.env["UPDATE_DOCS"] === "1")
