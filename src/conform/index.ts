@@ -17,8 +17,8 @@ export {
   type RandomOptions,
   randomMmu,
   randomWorkload,
-  type WorkloadDocument,
 } from "./random-diff.ts";
+export type { WorkloadDocument } from "./random-workload.ts";
 export { findCases, loadRecording } from "./recording.ts";
 export type { EventLine, Stats } from "./run.ts";
 export { newCounters } from "./statistics.ts";

@@ -25,6 +25,8 @@ export interface RandomWorkloadOptions {
 }
 
 type Json = Readonly<Record<string, unknown>>;
+/** A workload file's content. */
+export type WorkloadDocument = { readonly name: string; readonly ops: readonly unknown[] } & Json;
 type Backing = "anon4k" | "anon" | "thp" | "hugetlb2m" | "hugetlb1g" | "memfd" | "fileprivate";
 
 interface RandomMemory {
@@ -49,7 +51,7 @@ type Weighted<T> = readonly (readonly [weight: number, value: T])[];
 const hex = (value: number): string => `0x${value.toString(16)}`;
 
 /** A workload's document. The same seed and options give the same one anywhere. */
-export function randomWorkload(seed: number, options: RandomWorkloadOptions = {}): Json {
+export function randomWorkload(seed: number, options: RandomWorkloadOptions = {}): WorkloadDocument {
   return new Builder(seed, options).document();
 }
 
@@ -179,7 +181,7 @@ class Builder {
     return { mode, identity, identity_size: hex(bytes) };
   }
 
-  document(): Json {
+  document(): WorkloadDocument {
     const wanted = this.options.operations ?? 40;
     const slots = this.memories.map((memory) => this.memoryEntry(memory));
     const paging = this.paging();

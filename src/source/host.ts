@@ -125,6 +125,8 @@ export class Host {
   mmapLock = 0;
   /** For explorations that must end: how often a task may start over before it is left where it is. */
   retriesMax = Number.POSITIVE_INFINITY;
+  /** An alarm that the VMM has set: a signal comes when a thread was offered to reschedule that often; null: none comes. */
+  alarm: number | null = null;
   /** How often a thread has. */
   readonly retries = new WeakMap<Current, number>();
   /** The number by which call_rcu() knows functions of C. */

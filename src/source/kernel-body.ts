@@ -44,6 +44,9 @@ const PAGINGS: readonly Paging[] = ["npt", "ept", "ept-no-ad"];
 const GFN_DIRTY = 1;
 const GFN_RESET = 2;
 const DIRTY_GFN_BYTES = 16;
+const ENOTTY = 25;
+/** So often is a page tried before the VMM's alarm rings. */
+const PRE_FAULT_RETRIES = 1000;
 
 export class KernelBody implements WorkloadBody {
   readonly world: World;
@@ -244,8 +247,17 @@ export class KernelBody implements WorkloadBody {
   }
 
   *preFault(vcpu: number, gpa: number, bytes: number): Steps<number> {
-    yield* this.compiled.call("rw_pre_fault", BigInt(this.vcpuOf(vcpu).address), BigInt(gpa), BigInt(bytes));
-    return 0;
+    if (!this.compiled.has("rw_pre_fault")) return ENOTTY;
+    // Nobody else runs: where the kernel starts over until a signal comes, one must.
+    this.host.alarm = PRE_FAULT_RETRIES;
+    const errno = yield* this.compiled.call(
+      "rw_pre_fault",
+      BigInt(this.vcpuOf(vcpu).address),
+      BigInt(gpa),
+      BigInt(bytes),
+    );
+    this.host.alarm = null;
+    return errno;
   }
 
   *setNrMmuPages(pages: number): Steps<void> {

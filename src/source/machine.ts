@@ -256,6 +256,11 @@ export class CompiledKernel {
 
   // --- calling C -----------------------------------------------------------------------------------------------------
 
+  /** Whether the module has a function: older kernels lack some. */
+  has(name: string): boolean {
+    return typeof this.exports[name] === "function";
+  }
+
   /** Calls a function of the run-time or the kernel, as steps of the running task. */
   call(name: string, ...args: readonly (number | bigint)[]): Steps<number> {
     const fn = this.exports[name];

@@ -54,6 +54,8 @@ import { lookUpPages, userServices } from "./user-services.ts";
 
 const EFLAGS_IF = 0x200;
 const EFAULT = 14;
+/** 1 << TIF_SIGPENDING */
+const TIF_SIGPENDING_BIT = 4;
 const MMU_LOCK = "kvm->mmu_lock";
 /** kfree_rcu() gives the offset of the rcu_head where others give a function. */
 const KFREE_RCU_BELOW = 4096;
@@ -173,6 +175,15 @@ function lockServices(host: () => Host): Services {
   };
 }
 
+/** A signal to the thread, when its alarm is due: TIF_SIGPENDING in what task_struct begins with. */
+function ringAlarm(kernel: CompiledKernel, host: Host, lane: number): void {
+  if (host.alarm === null) return;
+  host.alarm--;
+  if (host.alarm > 0) return;
+  const flags = kernel.taskStruct(lane);
+  kernel.poke(flags, 4, kernel.peek(flags, 4) | TIF_SIGPENDING_BIT);
+}
+
 /** Invokes an RCU callback of C: what host.rcuHandler stands for. */
 export function* invokeRcuCallback(kernel: CompiledKernel, head: number): Steps<void> {
   const func = kernel.world.plainRead(head + 8, 8);
@@ -228,6 +239,7 @@ function waitServices(host: () => Host): Services {
     __cond_resched: (kernel) => {
       const self = current(kernel.world);
       self.mightSleep("cond_resched()");
+      ringAlarm(kernel, host(), self.task.lane);
       const { retries, retriesMax } = host();
       const count = retries.get(self) ?? 0;
       if (count >= retriesMax) throw ABANDONED;

@@ -40,7 +40,8 @@ void rw_vcpu_load(struct kvm_vcpu *vcpu) { __this_cpu_write(kvm_running_vcpu, vc
 void rw_vcpu_put(void) { __this_cpu_write(kvm_running_vcpu, NULL); }
 
 #ifdef CONFIG_KVM_GENERIC_PRE_FAULT_MEMORY
-long rw_pre_fault(struct kvm_vcpu *vcpu, u64 gpa, u64 size)
+/* The part of KVM_PRE_FAULT_MEMORY that the workload shows: EINTR when nothing could be mapped before a signal came. */
+int rw_pre_fault(struct kvm_vcpu *vcpu, u64 gpa, u64 size)
 {
 	struct kvm_pre_fault_memory range = { .gpa = gpa, .size = size };
 	int idx = srcu_read_lock(&vcpu->kvm->srcu);
@@ -56,7 +57,8 @@ long rw_pre_fault(struct kvm_vcpu *vcpu, u64 gpa, u64 size)
 	}
 	rw_vcpu_put();
 	srcu_read_unlock(&vcpu->kvm->srcu, idx);
-	return range.size;
+	clear_thread_flag(TIF_SIGPENDING);
+	return range.size == size && done == -EINTR ? EINTR : 0;
 }
 #endif
 

@@ -39,6 +39,12 @@ struct kvm_vcpu *rw_create_guest(struct kvm *kvm, int id, u64 cr0, u64 cr3, u64 
 		return NULL;
 	vcpu->arch.maxphyaddr = RW_PHYS_BITS;
 	vcpu->arch.reserved_gpa_bits = rsvd_bits(RW_PHYS_BITS, 63);
+	/* KVM_SET_CPUID2 with what the host has; before 6.6 KVM asked the CPU itself. */
+#if RW_SINCE(6, 14)
+	guest_cpu_cap_set(vcpu, X86_FEATURE_GBPAGES);
+#elif RW_SINCE(6, 6)
+	__set_bit(kvm_governed_feature_index(X86_FEATURE_GBPAGES), vcpu->arch.governed_features.enabled);
+#endif
 	vcpu->arch.cr0 = cr0;
 	vcpu->arch.cr3 = cr3;
 	vcpu->arch.cr4 = cr4;
