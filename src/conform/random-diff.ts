@@ -14,6 +14,8 @@ export interface RandomOptions {
   readonly mmu: RandomMmu | null;
 }
 
+type Json = Readonly<Record<string, unknown>>;
+
 const PAGE = 4096;
 const LARGE = 512 * PAGE;
 const BACKINGS = ["anon4k", "anon4k", "thp", "thp", "anon", "memfd", "fileprivate", "hugetlb2m"];
