@@ -1,7 +1,7 @@
 /** racewalk's own MMU as what workloads run on: the one that is explored. */
 import { type Steps, u64, World } from "../engine/index.ts";
 import { Kernel, Mm, mutexLock, mutexUnlock, PageFrames, writeLock, writeUnlock } from "../kernel/index.ts";
-import { framesOf, kvmClearDirtyLog, kvmGetDirtyLog, kvmPrepareDirtyBitmap } from "../kvm/dirty-log.ts";
+import { framesOf, kvmClearDirtyLog, kvmGetDirtyLog } from "../kvm/dirty-log.ts";
 import { collectDirtyRing, kvmResetDirtyRings } from "../kvm/dirty-ring.ts";
 import { loadPdptrs } from "../kvm/guest-walk.ts";
 import { Kvm } from "../kvm/kvm.ts";
@@ -79,7 +79,7 @@ export class OwnBody implements WorkloadBody {
 
   *addSlot(slot: SlotDescription): Steps<void> {
     const made = this.vm.kvm.memslots.addDuringSetup(slot);
-    kvmPrepareDirtyBitmap(this.vm, { old: null, new: made, change: "create" });
+    this.vm.kvm.arch?.prepareMemoryRegion({ old: null, new: made, change: "create" });
   }
 
   *addVcpu(mode: PagingMode): Steps<void> {

@@ -52,9 +52,12 @@ export function* mmuFirstShadowRootAlloc(shadow: ShadowMmu): Steps<void> {
   yield* mutexUnlock(memslots.slotsArchLock);
 }
 
-/** A new or moved slot, with slots_arch_lock held. */
+/**
+ * A new or moved slot, with slots_arch_lock held. There are reverse maps before there is a root: without the TDP MMU kvm_memslots_have_rmaps()
+ * always says so, and a dirty log may be cleared first.
+ */
 export function prepareSlotForShadowing(shadow: ShadowMmu, slot: KvmMemorySlot): void {
-  if (shadow.shadowRootAllocated.value !== 0) allocateSlotArrays(shadow.world, slot);
+  allocateSlotArrays(shadow.world, slot);
 }
 
 /** gfn_to_rmap() */
