@@ -9,5 +9,9 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q || exit 0
 headers=$(apt-cache pkgnames linux-headers-6.1.0- | grep -E '^linux-headers-6\.1\.0-[0-9]+-amd64$' | sort -V | tail -n 1)
+newer=$(apt-cache pkgnames linux-headers-6.12. | grep -E '^linux-headers-6\.12\.[0-9.]+[^-]*-amd64$' | sort -V | tail -n 1)
 apt-get install -y -q --no-install-recommends clang lld llvm binaryen linux-source-6.1 ${headers} chromium ||
   echo "ci-packages: not everything could be installed; the tests of src/source that need it are skipped"
+# A second call: where there is no 6.12, the rest is installed all the same.
+apt-get install -y -q --no-install-recommends linux-source-6.12 ${newer} ||
+  echo "ci-packages: linux-source-6.12 could not be installed; the tests that compare workloads with it are skipped"
