@@ -24,4 +24,12 @@ export type { EventLine, Stats } from "./run.ts";
 export { newCounters } from "./statistics.ts";
 export { tdpLeaves } from "./tdp-leaves.ts";
 export { parseWorkload, readWorkload, type Workload } from "./workload.ts";
-export type { BodySetup, DeviceAccess, DirtyRingEntry, Errno, MakeBody, WorkloadBody } from "./workload-body.ts";
+export {
+  type BodySetup,
+  type DeviceAccess,
+  type DirtyRingEntry,
+  type Errno,
+  type MakeBody,
+  preFaultAlarm,
+  type WorkloadBody,
+} from "./workload-body.ts";

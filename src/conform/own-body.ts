@@ -10,7 +10,7 @@ import { kvmSetMemoryRegion } from "../kvm/memory-region.ts";
 import type { SlotDescription } from "../kvm/memslots.ts";
 import { kvmMmuZapAllFast } from "../kvm/mmu-zap.ts";
 import type { ModuleParams } from "../kvm/module-params.ts";
-import { kvmVcpuPreFaultMemory, preFaultNeedsSignal } from "../kvm/pre-fault.ts";
+import { kvmVcpuPreFaultMemory } from "../kvm/pre-fault.ts";
 import { hardwareLevels } from "../kvm/shadow/roots.ts";
 import { kvmVmIoctlSetNrMmuPages } from "../kvm/shadow/zap.ts";
 import type { SpteLayout } from "../kvm/spte-layout.ts";
@@ -34,7 +34,14 @@ import { applySettings } from "./kvm-settings.ts";
 import type { Stats } from "./run.ts";
 import { newCounters, statsOf } from "./statistics.ts";
 import { tdpLeaves } from "./tdp-leaves.ts";
-import type { BodySetup, DeviceAccess, DirtyRingEntry, Errno, WorkloadBody } from "./workload-body.ts";
+import {
+  type BodySetup,
+  type DeviceAccess,
+  type DirtyRingEntry,
+  type Errno,
+  preFaultAlarm,
+  type WorkloadBody,
+} from "./workload-body.ts";
 
 export class OwnBody implements WorkloadBody {
   readonly world: World;
@@ -158,10 +165,9 @@ export class OwnBody implements WorkloadBody {
 
   *preFault(vcpu: number, gpa: number, bytes: number): Steps<Errno> {
     const thread = this.vcpuOf(vcpu);
-    // Nobody else runs, so the VMM's own alarm is all that ends it.
-    if (preFaultNeedsSignal(thread)) return EINTR;
-    yield* kvmVcpuPreFaultMemory(thread, gpa as Gpa, bytes);
-    return 0;
+    let left = preFaultAlarm(bytes);
+    const remaining = yield* kvmVcpuPreFaultMemory(thread, gpa as Gpa, bytes, () => --left < 0);
+    return left < 0 && remaining === bytes ? EINTR : 0;
   }
 
   *setNrMmuPages(pages: number): Steps<void> {

@@ -12,7 +12,7 @@ import type { SpteLayout } from "../kvm/spte-layout.ts";
 import type { StatEvent } from "../kvm/trace.ts";
 import type { KernelVersion, KvmVariants, Paging } from "../kvm/variants.ts";
 import type { RunResult } from "../kvm/vcpu.ts";
-import type { GuestCpu, GuestInstruction, Hva, PagingMode } from "../machine/index.ts";
+import { type GuestCpu, type GuestInstruction, type Hva, PAGE_SIZE, type PagingMode } from "../machine/index.ts";
 import type { Stats } from "./run.ts";
 import type { Workload } from "./workload.ts";
 
@@ -83,6 +83,7 @@ export interface WorkloadBody {
   resetDirtyRings(): Steps<number>;
   /** Writes /sys/module/kvm/parameters/NAME. */
   setParameter(name: string, value: string): Steps<void>;
+  /** KVM_PRE_FAULT_MEMORY, with an alarm of the VMM: {@link preFaultAlarm}. EINTR when it rang before anything was mapped. */
   preFault(vcpu: number, gpa: number, bytes: number): Steps<Errno>;
   setNrMmuPages(pages: number): Steps<void>;
   setClock(): Steps<void>;
@@ -105,3 +106,11 @@ export interface WorkloadBody {
 }
 
 export type MakeBody = (setup: BodySetup) => WorkloadBody;
+
+/**
+ * After how many tries of a page a signal comes. Nobody else runs meanwhile, so where KVM starts over until a signal does (6.12, in an obsolete root), the
+ * VMM's alarm is all that ends it.
+ */
+export function preFaultAlarm(bytes: number): number {
+  return 1000 + bytes / PAGE_SIZE;
+}

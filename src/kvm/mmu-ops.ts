@@ -9,7 +9,7 @@
  * here, so a VM has one of the three for good, chosen when it is made.
  */
 import type { Steps, U64 } from "../engine/index.ts";
-import type { Gfn, Gpa } from "../machine/index.ts";
+import type { Gfn } from "../machine/index.ts";
 import type { KvmMemorySlot } from "./memslots.ts";
 import type { KvmPageFault, RetPf } from "./page-fault.ts";
 import type { Vcpu } from "./vcpu.ts";
@@ -30,8 +30,6 @@ export interface MmuOps {
   pageFault(vcpu: Vcpu, fault: KvmPageFault): Steps<RetPf>;
   /** get_mmio_spte(): the last entry on the way to an address, without mmu_lock. */
   lastSpte(vcpu: Vcpu, addr: number): Steps<U64 | null>;
-  /** The level at which an address is mapped. */
-  mappedLevel(vcpu: Vcpu, addr: Gpa): Steps<number>;
   /** kvm_unmap_gfn_range(): mmu_lock held for write; true when TLBs must be flushed. */
   unmapGfnRange(range: GfnRange): Steps<boolean>;
   /** kvm_age_gfn(), kvm_test_age_gfn() */

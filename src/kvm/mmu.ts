@@ -113,8 +113,15 @@ function* kvmMmuWriteProtectFault(
 }
 
 /** kvm_mmu_do_page_fault() */
-export function* kvmMmuDoPageFault(vcpu: Vcpu, addr: number, errorCode: number, prefetch: boolean): Steps<RetPf> {
-  return yield* vcpu.vm.ops.pageFault(vcpu, yield* faultAt(vcpu, addr, errorCode, prefetch));
+export function* kvmMmuDoPageFault(
+  vcpu: Vcpu,
+  addr: number,
+  errorCode: number,
+  prefetch: boolean,
+): Steps<{ readonly result: RetPf; readonly level: number }> {
+  const fault = yield* faultAt(vcpu, addr, errorCode, prefetch);
+  const result = yield* vcpu.vm.ops.pageFault(vcpu, fault);
+  return { result, level: fault.goalLevel };
 }
 
 /** What kvm_mmu_do_page_fault() knows of a fault. */

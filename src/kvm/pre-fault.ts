@@ -9,7 +9,6 @@ import { srcuReadLock, srcuReadUnlock } from "../kernel/index.ts";
 import { type Gpa, PAGE_SIZE, PFERR_GUEST_FINAL, pagesPerLevel } from "../machine/index.ts";
 import { kvmMmuDoPageFault } from "./mmu.ts";
 import { INVALID_ROOT } from "./mmu-roots.ts";
-import type { RetPf } from "./page-fault.ts";
 import { KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, kvmCheckRequest } from "./requests.ts";
 import type { Vcpu } from "./vcpu.ts";
 
@@ -29,15 +28,17 @@ function* kvmMmuReload(vcpu: Vcpu): Steps<void> {
   vcpu.guest.tlb.flushAll();
 }
 
-/** Whether KVM_PRE_FAULT_MEMORY would go on until a signal comes: see {@link kvmMmuReload}. */
-export function preFaultNeedsSignal(vcpu: Vcpu): boolean {
-  const { kvm } = vcpu.vm;
-  if (!kvm.params.npt || kvm.variants.kernel === "7.2" || vcpu.rootHpa.peek() === INVALID_ROOT) return false;
-  return (vcpu.requests.peek() & KVM_REQ_MMU_FREE_OBSOLETE_ROOTS) !== 0;
-}
-
-/** kvm_vcpu_pre_fault_memory(): returns how many bytes are left, because a page could not be had. */
-export function* kvmVcpuPreFaultMemory(vcpu: Vcpu, gpa: Gpa, size: number): Steps<number> {
+/**
+ * kvm_vcpu_pre_fault_memory(): returns how many bytes are left, because a page could not be had or a signal came.
+ *
+ * @param signalPending asked before each try: signal_pending(current)
+ */
+export function* kvmVcpuPreFaultMemory(
+  vcpu: Vcpu,
+  gpa: Gpa,
+  size: number,
+  signalPending: () => boolean = () => false,
+): Steps<number> {
   const { srcu, params } = vcpu.vm.kvm;
   // -EOPNOTSUPP: guest-physical addresses are not what shadow pages map.
   if (!params.npt) return size;
@@ -47,16 +48,22 @@ export function* kvmVcpuPreFaultMemory(vcpu: Vcpu, gpa: Gpa, size: number): Step
   while (at < end) {
     // kvm_arch_vcpu_pre_fault_memory()
     yield* kvmMmuReload(vcpu);
-    let result: RetPf;
-    const again = startLoop(vcpu.world);
-    do {
-      again();
-      result = yield* kvmMmuDoPageFault(vcpu, at as Gpa, PFERR_GUEST_FINAL, true);
-    } while (result === "retry");
-    if (result !== "fixed" && result !== "spurious") break;
-    const mapped = PAGE_SIZE * pagesPerLevel(yield* vcpu.vm.ops.mappedLevel(vcpu, at as Gpa));
-    at = at - (at % mapped) + mapped;
+    const bytes = yield* kvmTdpMapPage(vcpu, at as Gpa, signalPending);
+    if (bytes === 0) break;
+    at = at - (at % bytes) + bytes;
   }
   yield* srcuReadUnlock(srcu);
   return Math.max(0, end - at);
+}
+
+/** kvm_tdp_map_page(): returns the size of the page that was asked for, which is 4K where the fast path found it; 0: it could not be had. */
+function* kvmTdpMapPage(vcpu: Vcpu, gpa: Gpa, signalPending: () => boolean): Steps<number> {
+  const again = startLoop(vcpu.world);
+  for (;;) {
+    again();
+    if (signalPending()) return 0;
+    const { result, level } = yield* kvmMmuDoPageFault(vcpu, gpa, PFERR_GUEST_FINAL, true);
+    if (result === "fixed" || result === "spurious") return PAGE_SIZE * pagesPerLevel(level);
+    if (result !== "retry") return 0;
+  }
 }

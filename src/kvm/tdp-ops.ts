@@ -8,7 +8,6 @@ import { kvmTdpMmuPageFault } from "./mmu.ts";
 import type { GfnRange, MmuOps } from "./mmu-ops.ts";
 import { kvmMmuFreeObsoleteRoots, kvmMmuFreeRoots, kvmMmuLoad } from "./mmu-roots.ts";
 import { kvmRecoverNxHugePages } from "./nx-huge.ts";
-import { isShadowPresentPte } from "./spte.ts";
 import {
   kvmTdpMmuClearDirtyPtMasked,
   kvmTdpMmuClearDirtySlot,
@@ -45,17 +44,6 @@ function* lastSpte(vcpu: Vcpu, addr: number): Steps<U64> {
   return spte;
 }
 
-/** The level at which the fault has mapped the address. */
-function* mappedLevel(vcpu: Vcpu, gpa: Gpa): Steps<number> {
-  const { tdp } = vcpu.vm;
-  const frame = gpaToGfn(gpa);
-  const root = tdp.pages.ofEntry(vcpu.rootHpa.value);
-  const iter = yield* tdpIterStart(tdp.world, root, PG_LEVEL_4K, frame, toGfn(frame + 1));
-  let level = PG_LEVEL_4K;
-  for (; iter.valid; yield* tdpIterNext(iter)) if (isShadowPresentPte(iter.oldSpte)) ({ level } = iter);
-  return level;
-}
-
 function rangeOf(slot: KvmMemorySlot, limit: number): GfnRange {
   const start = slot.base_gfn.value as Gfn;
   return { start, end: Math.min(start + slot.npages.value, limit) as Gfn };
@@ -84,7 +72,6 @@ export function tdpOps(vm: Vm): MmuOps {
     freeObsoleteRoots: kvmMmuFreeObsoleteRoots,
     pageFault: kvmTdpMmuPageFault,
     lastSpte,
-    mappedLevel,
     recoverNxHugePages: () => kvmRecoverNxHugePages(tdp),
     unmapGfnRange: ({ start, end }) => kvmTdpMmuUnmapGfnRange(tdp, start, end),
     ageGfnRange: ({ start, end }, test) => kvmAgeGfnRange(tdp, start, end, test),

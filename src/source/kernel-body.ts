@@ -11,6 +11,7 @@ import {
   type DirtyRingEntry,
   type Errno,
   newCounters,
+  preFaultAlarm,
   type Stats,
   tdpLeaves,
   type WorkloadBody,
@@ -45,8 +46,6 @@ const GFN_DIRTY = 1;
 const GFN_RESET = 2;
 const DIRTY_GFN_BYTES = 16;
 const ENOTTY = 25;
-/** So often is a page tried, beyond one offer to reschedule for each, before the VMM's alarm rings. */
-const PRE_FAULT_RETRIES = 1000;
 
 export class KernelBody implements WorkloadBody {
   readonly world: World;
@@ -248,8 +247,8 @@ export class KernelBody implements WorkloadBody {
 
   *preFault(vcpu: number, gpa: number, bytes: number): Steps<number> {
     if (!this.compiled.has("rw_pre_fault")) return ENOTTY;
-    // Nobody else runs: where the kernel starts over until a signal comes, one must.
-    this.host.alarm = PRE_FAULT_RETRIES + bytes / PAGE_SIZE;
+    // kvm_tdp_map_page() offers to reschedule at each try.
+    this.host.alarm = preFaultAlarm(bytes);
     const errno = yield* this.compiled.call(
       "rw_pre_fault",
       BigInt(this.vcpuOf(vcpu).address),

@@ -1,6 +1,6 @@
 /** The shadow MMU, and nested paging without the TDP MMU, behind the interface of the MMU. */
 import type { Steps, U64 } from "../../engine/index.ts";
-import { type Gfn, PG_LEVEL_2M, PG_LEVEL_4K } from "../../machine/index.ts";
+import { type Gfn, PG_LEVEL_2M } from "../../machine/index.ts";
 import type { MmuOps } from "../mmu-ops.ts";
 import { hasBit } from "../tdp-dirty.ts";
 import type { Vcpu } from "../vcpu.ts";
@@ -22,12 +22,6 @@ export function shadowOps(shadow: ShadowMmu): MmuOps {
     pageFault: (vcpu, fault) =>
       vcpu.isDirectMmu ? directPageFault(vcpu, shadow, fault) : shadowPageFault(vcpu, shadow, fault),
     lastSpte: (vcpu, addr) => lastShadowSpte(vcpu, shadow, addr),
-    *mappedLevel(vcpu, addr) {
-      yield* walkShadowPageLocklessBegin(vcpu);
-      const last = yield* lastEntryLockless(vcpu, shadow, addr);
-      yield* walkShadowPageLocklessEnd(vcpu);
-      return last?.level ?? PG_LEVEL_4K;
-    },
     recoverNxHugePages: () => recoverShadowNxHugePages(shadow),
     unmapGfnRange: (range) => unmapRmaps(shadow, range),
     ageGfnRange: (range, test) => ageRmaps(shadow, range, test),
