@@ -181,6 +181,7 @@ export const KERNEL_NAMES: Readonly<Record<string, string>> = {
   kvmSwapActiveMemslots: "kvm_swap_active_memslots",
   kvmSyncPage: "kvm_sync_page",
   kvmSyncSpte: "kvm_sync_spte",
+  kvmTdpMapPage: "kvm_tdp_map_page",
   kvmTdpMmuAgeSpte: "kvm_tdp_mmu_age_spte",
   kvmTdpMmuAllocRoot: "kvm_tdp_mmu_alloc_root",
   kvmTdpMmuClearDirtyPtMasked: "kvm_tdp_mmu_clear_dirty_pt_masked",
