@@ -26,7 +26,9 @@ function main(part: string, first: number): void {
   symlinkSync(join(ROOT, "node_modules"), join(root, "node_modules"));
   writeFileSync(join(root, "package.json"), '{ "type": "module" }\n');
   for (const each of ["src", "test/shadow"]) cpSync(join(ROOT, each), join(root, each), { recursive: true });
-  for (const { name, file, find, replace } of SHADOW_MUTATIONS.filter((mutation) => mutation.name.includes(part))) {
+  for (const { name, file, find, replace } of SHADOW_MUTATIONS.filter(
+    (mutation) => mutation.seed >= 0 && mutation.name.includes(part),
+  )) {
     const path = join(root, "src", file);
     const source = readFileSync(path, "utf8");
     if (source.split(find).length !== 2) throw new Error(`"${name}" does not fit ${file}; mend its text`);

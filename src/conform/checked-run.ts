@@ -14,6 +14,7 @@ import { Violation } from "../engine/index.ts";
 import { spteAt } from "../kvm/shadow/rmap.ts";
 import type { ShadowMmu } from "../kvm/shadow/shadow-mmu.ts";
 import { isAccessedSpte, isLastSpte, isShadowPresentPte } from "../kvm/spte.ts";
+import { SPTE_MMU_PRESENT_MASK } from "../kvm/spte-layout.ts";
 import type { RunResult } from "../kvm/vcpu.ts";
 import { type GuestInstruction, type Hva, hva, PAGE_SIZE } from "../machine/index.ts";
 import { CoherenceOracle, checkHardware, type Departures, KVM_DEPARTURES } from "../oracle/coherence/index.ts";
@@ -175,7 +176,7 @@ class Inspector implements RunInspector {
       const sp = shadow.pages.ofEntry(table);
       const level = sp.role.peek() & 0xf;
       for (let i = 0; i < 512; i++) {
-        if (heap.read(table + 8 * i, 8) === 0 && heap.high === 0) continue;
+        if ((heap.read(table + 8 * i, 8) & SPTE_MMU_PRESENT_MASK.lo) === 0) continue;
         const spte = spteAt(shadow.world, table + 8 * i).peek();
         if (!isShadowPresentPte(spte) || !isLastSpte(spte, level) || !isAccessedSpte(shadow.layout, spte)) continue;
         const place = memory.placeOf(shadow.pages.gfnOf(sp, i) * PAGE_SIZE);

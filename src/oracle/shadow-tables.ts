@@ -17,6 +17,7 @@ import { rmapEntries, spteAt } from "../kvm/shadow/rmap.ts";
 import type { ShadowMmu } from "../kvm/shadow/shadow-mmu.ts";
 import { gfnToRmap } from "../kvm/shadow/slot-arch.ts";
 import { isLastSpte, isShadowPresentPte, isWritablePte, spteToPfn } from "../kvm/spte.ts";
+import { SPTE_MMU_PRESENT_MASK } from "../kvm/spte-layout.ts";
 import { ENTRIES_PER_TABLE, gfn, PAGE_SIZE, PG_LEVEL_1G, PG_LEVEL_4K, pagesPerLevel } from "../machine/index.ts";
 
 /** Null when all is well, else what is wrong. */
@@ -43,8 +44,8 @@ function pageProblem(
   const { heap } = shadow.world;
   const table = sp.spt.value;
   for (let i = 0; i < ENTRIES_PER_TABLE; i++) {
-    // Most are empty.
-    if (heap.read(table + 8 * i, 8) === 0 && heap.high === 0) continue;
+    // Most are empty; the bit is in the lower half.
+    if ((heap.read(table + 8 * i, 8) & SPTE_MMU_PRESENT_MASK.lo) === 0) continue;
     const sptep = spteOf(shadow.world, sp, i);
     const spte = sptep.value;
     if (!isShadowPresentPte(spte)) continue;

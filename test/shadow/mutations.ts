@@ -4,7 +4,7 @@ export interface ShadowMutation {
   readonly file: string;
   readonly find: string;
   readonly replace: string;
-  /** A guest that notices: the first one (bench/coherence/mutations.ts finds it). */
+  /** A guest that notices: the first one (bench/coherence/mutations.ts finds it), or one of directed-guests.ts. */
   readonly seed: number;
   /** Properties of which one fails. */
   readonly caught: readonly string[];
@@ -163,6 +163,14 @@ export const SHADOW_MUTATIONS: readonly ShadowMutation[] = [
     find: "    if (sp.unsync.value !== 0 && vcpu !== null) {\n",
     replace: "    if (sp.unsync.value < 0 && vcpu !== null) {\n",
     seed: 422,
+    caught: COHERENCE,
+  },
+  {
+    name: "so is what is below it",
+    file: "kvm/shadow/fetch.ts",
+    find: "    const isBehind = sp !== null && sp.unsync_children.value !== 0;\n",
+    replace: "    const isBehind = sp !== null && sp.unsync_children.value < 0;\n",
+    seed: -1,
     caught: COHERENCE,
   },
   {
