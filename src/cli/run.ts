@@ -1,6 +1,7 @@
 /** `racewalk run`: runs a workload on the modelled MMU and prints the kernel's trace events. */
 import { type EventLine, type ModelRun, readWorkload, runWorkload, type Workload } from "../conform/index.ts";
 import { UsageError } from "../engine/index.ts";
+import type { KvmVariants } from "../kvm/variants.ts";
 import { writeJson } from "./json.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -19,7 +20,7 @@ export async function runCommand(file: string, options: RunCommandOptions, termi
   const read = readWorkload(file);
   const workload: Workload = { ...read, kernelParams: { ...read.kernelParams, ...settings.params } };
   const run = attributed(file, () =>
-    runWorkload({ workload, initial: null, kernel: settings.kernel, recording: null }),
+    runWorkload({ workload, initial: null, kernel: settings.kernel, recording: null, variants: settings.variants }),
   );
   if (options.json) writeJson(document(run), terminal);
   else terminal.result(`${traceText(workload, run).join("\n")}\n`);
@@ -49,20 +50,28 @@ const PARAMETERS: Readonly<Record<string, keyof Params>> = {
   nx_huge_pages: "nxHugePages",
 };
 
-const SETTINGS = `kernel=6.12, kernel=7.2, or ${Object.keys(PARAMETERS).join(", ")} =Y or =N`;
+const SETTINGS = `kernel=6.12, kernel=7.2, tdp_levels=4, tdp_levels=5, or ${Object.keys(PARAMETERS).join(", ")} =Y or =N`;
 
-function settingsOf({ mmu, set }: RunCommandOptions): { readonly kernel: string; readonly params: Params } {
+interface Settings {
+  readonly kernel: string;
+  readonly params: Params;
+  readonly variants: Partial<KvmVariants>;
+}
+
+function settingsOf({ mmu, set }: RunCommandOptions): Settings {
   let kernel = KERNEL;
+  let variants: Partial<KvmVariants> = {};
   const params: { -readonly [Name in keyof Params]: Params[Name] } = {};
   if (mmu !== undefined) params.npt = mmu === "tdp";
   for (const each of set ?? []) {
     const [, name = "", value = ""] = /^(?:kvm\.|kvm_amd\.)?([^=]+)=(.+)$/.exec(each) ?? [];
     const parameter = PARAMETERS[name];
     if (name === "kernel" && /^v?(?:6\.12|7\.2)$/.test(value)) kernel = value.startsWith("v") ? value : `v${value}`;
+    else if (name === "tdp_levels" && /^[45]$/.test(value)) variants = { maxTdpLevel: value === "5" ? 5 : 4 };
     else if (parameter !== undefined && /^[yn01]$/i.test(value)) params[parameter] = /^[y1]$/i.test(value);
     else throw new UsageError(`--set ${each}: no such setting; use ${SETTINGS}`);
   }
-  return { kernel, params };
+  return { kernel, params, variants };
 }
 
 // --- output ----------------------------------------------------------------------------------------------------------

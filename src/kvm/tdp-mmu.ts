@@ -53,17 +53,19 @@ import {
   spteToPfn,
 } from "./spte.ts";
 import type { TdpIter } from "./tdp-iter.ts";
+import { kvmMmuGetTdpLevel } from "./tdp-level.ts";
 import type { KvmEvent, SpText, StatEvent } from "./trace.ts";
 
-export const TDP_ROOT_LEVEL = 4;
-/** Guest frames that a 4-level root maps. */
-const GFN_END = 2 ** 36;
+/** Guest frames that there may be: what 4 levels map, or all of a CPU's 52 bits of address. */
+const GFN_END = { 4: 2 ** 36, 5: 2 ** 40 } as const;
 
 export class TdpMmu {
   readonly kvm: Kvm;
   readonly world: World;
   readonly layout: SpteLayout;
   readonly roles: RoleLayout;
+  /** Level of the roots. */
+  readonly rootLevel: 4 | 5;
   readonly pages: MmuPages;
   readonly tdpMmuPagesLock: SpinLock;
   /** kvm->arch.tdp_mmu_roots, the head of the list that goes on through sp->link: read under mmu_lock, changed with tdp_mmu_pages_lock as well. */
@@ -86,7 +88,8 @@ export class TdpMmu {
     this.pages = new MmuPages(world, this.layout);
     this.tdpMmuPagesLock = new SpinLock(world, "kvm->tdp_mmu_pages_lock");
     this.roots = cell(world, "kvm->arch.tdp_mmu_roots");
-    this.gfnEnd = gfn(Math.min(variants.gfnEnd, GFN_END));
+    this.rootLevel = kvmMmuGetTdpLevel(variants);
+    this.gfnEnd = gfn(Math.min(variants.gfnEnd, GFN_END[this.rootLevel]));
     this.possibleNxHugePages = {
       head: cell(world, "possible_nx_huge_pages.head"),
       tail: cell(world, "possible_nx_huge_pages.tail"),

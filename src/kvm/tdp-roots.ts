@@ -24,12 +24,12 @@ import {
 import { gfn, type Hpa } from "../machine/index.ts";
 import type { KvmMmuPage } from "./mmu-page.ts";
 import { ROLE_GUEST_MODE, roleIsInvalid, tdpRootRole } from "./role.ts";
-import { spText, TDP_ROOT_LEVEL, type TdpMmu } from "./tdp-mmu.ts";
+import { spText, type TdpMmu } from "./tdp-mmu.ts";
 
 /** kvm_tdp_mmu_alloc_root(): the root for this kind of vCPU, with a reference. mmu_lock held for read. */
 export function* kvmTdpMmuAllocRoot(tdp: TdpMmu, guestMode = false): Steps<KvmMmuPage> {
   assertHeldRead(tdp.kvm.mmuLock);
-  const base = tdpRootRole(tdp.roles, TDP_ROOT_LEVEL, tdp.layout.adEnabled);
+  const base = tdpRootRole(tdp.roles, tdp.rootLevel, tdp.layout.adEnabled);
   const role = guestMode ? base | ROLE_GUEST_MODE : base;
   // Roots leave the list under mmu_lock held for read as well: RCU keeps those that the search stands at.
   yield* rcuReadLock(tdp.kvm.kernel.rcu);

@@ -54,6 +54,10 @@ export interface KvmVariants {
   readonly paging: Paging;
   /** The CPU logs what it writes (PML), so that dirty logging takes D from the entries of 4K pages, not W; with `ept` paging only. */
   readonly pml: boolean;
+  /** NPT: levels of the host's own tables (5: LA57), which it follows. EPT: the most that the CPU walks. */
+  readonly maxTdpLevel: 4 | 5;
+  /** Bits of the guest's physical addresses (CPUID 0x80000008); with EPT a fifth level is used only for more than 48. */
+  readonly maxPhyAddr: number;
   readonly gpc: GpcDesign;
   readonly rootZap: RootZap;
   readonly shadowFree: ShadowFree;
@@ -131,6 +135,8 @@ export const LINUX_7_2: KvmVariants = {
   kernel: "7.2",
   paging: "npt",
   pml: false,
+  maxTdpLevel: 4,
+  maxPhyAddr: 48,
   gpc: "D0",
   rootZap: "per-level",
   shadowFree: "sync",

@@ -114,7 +114,8 @@ export class Vcpu {
 
   private newGuestCpu(mode: PagingMode): GuestCpu {
     const { interrupts, tdp, kvm } = this.vm;
-    return new GuestCpu(this.world, this.cpu, interrupts, mode, tdp.layout.format, kvm.variants.pml);
+    const format = { ...tdp.layout.format, levels: tdp.rootLevel };
+    return new GuestCpu(this.world, this.cpu, interrupts, mode, format, kvm.variants.pml);
   }
 
   get world(): World {

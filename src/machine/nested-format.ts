@@ -13,6 +13,8 @@ import { isExecutable, isPresent, isUser, isWritable, PT_ACCESSED_MASK, PT_DIRTY
 
 export interface NestedFormat {
   readonly kind: "npt" | "ept";
+  /** Levels of a walk: NPT has as many as the host's own tables, EPT what the EPTP says. */
+  readonly levels: 4 | 5;
   /** The hardware keeps accessed and dirty flags; where it does not, any translation may be used to write. */
   readonly keepsAccessedDirty: boolean;
   readonly accessed: U64;
@@ -28,6 +30,7 @@ export interface NestedFormat {
 
 export const NPT_FORMAT: NestedFormat = {
   kind: "npt",
+  levels: 4,
   keepsAccessedDirty: true,
   accessed: PT_ACCESSED_MASK,
   dirty: PT_DIRTY_MASK,
@@ -42,6 +45,7 @@ export const NPT_FORMAT: NestedFormat = {
 
 export const EPT_FORMAT: NestedFormat = {
   kind: "ept",
+  levels: 4,
   keepsAccessedDirty: true,
   accessed: bitU64(8),
   dirty: bitU64(9),

@@ -7,7 +7,7 @@
  * guest's tables treats each table entry as a guest-physical access of its own, made as a user write (the table entry may need its A bit
  * set), which is why a page-table page faults as a write even when the guest reads.
  *
- * Modelled: 4-level NPT and EPT (nested-format.ts); guests without paging, with 32-bit, PAE, 4-level and 5-level paging; shadow tables of 3
+ * Modelled: NPT and EPT of 4 and 5 levels (nested-format.ts); guests without paging, with 32-bit, PAE, 4-level and 5-level paging; shadow tables of 3
  * (PAE), 4 and 5 levels. Rights are checked at the end of a walk (U/S, W with CR0.WP, NX, SMEP, SMAP with EFLAGS.AC clear); a violation is
  * the guest's own page fault. PDPTEs are read from memory in every two-dimensional walk, as AMD does. A reserved bit is reported without the
  * present bit, as the emulated CPU of the recordings does.
@@ -94,8 +94,6 @@ export interface GuestFault {
   readonly errorCode: number;
 }
 
-export const NPT_ROOT_LEVEL = 4;
-
 function errorBits(kind: AccessKind): number {
   return kind === "write" ? PFERR_WRITE : kind === "exec" ? PFERR_FETCH : 0;
 }
@@ -119,7 +117,7 @@ export function* nptWalk(
     let readable = true;
     let writable = true;
     let executable = true;
-    for (let level = NPT_ROOT_LEVEL; ; level--) {
+    for (let level: number = format.levels; ; level--) {
       const cell = new Cell<U64>(world, table + 8 * tableIndex(frame, level), 8, true);
       const entry = yield* load(cell);
       if (!format.isPresent(entry)) return nestedFault(format, addr, kind, stage, 0);

@@ -35,7 +35,10 @@ export function machineOf(seed: number): SeedMachine {
   const paging = (["npt", "ept", "ept", "ept-no-ad"] as const)[random.below(4)] ?? "npt";
   const pml = paging === "ept" && random.below(2) === 0;
   const slotZapAll = random.below(4) !== 0;
-  return { kernel, variants: { paging, pml, slotZapAll }, keepsTranslations: random.below(2) === 0 };
+  const keepsTranslations = random.below(2) === 0;
+  const isDeep = random.below(4) === 0;
+  const deep = isDeep ? ({ maxTdpLevel: 5, maxPhyAddr: random.below(2) === 0 ? 48 : 52 } as const) : {};
+  return { kernel, variants: { paging, pml, slotZapAll, ...deep }, keepsTranslations };
 }
 
 class Disagreement extends Error {}

@@ -33,7 +33,7 @@ import { gfnToMemslot } from "../memslots.ts";
 import { KVM_REQ_MMU_FREE_OBSOLETE_ROOTS } from "../requests.ts";
 import { roleIsDirect, roleLevel, tdpRootRole } from "../role.ts";
 import { spteToPfn } from "../spte.ts";
-import { TDP_ROOT_LEVEL } from "../tdp-mmu.ts";
+import { kvmMmuGetTdpLevel } from "../tdp-level.ts";
 import type { Vcpu } from "../vcpu.ts";
 import { KVM_MMU_NUM_PREV_ROOTS, type RootCells } from "../vcpu-mmu.ts";
 import { getShadowPage } from "./get-page.ts";
@@ -50,7 +50,9 @@ const PAE_ENTRIES = 4;
 
 /** mmu->root_role. */
 function rootRoleOf(vcpu: Vcpu, shadow: ShadowMmu): number {
-  return shadow.kvm.params.npt ? tdpRootRole(shadow.roles, TDP_ROOT_LEVEL, true) : shadowRootRole(vcpu, shadow);
+  return shadow.kvm.params.npt
+    ? tdpRootRole(shadow.roles, kvmMmuGetTdpLevel(shadow.kvm.variants), true)
+    : shadowRootRole(vcpu, shadow);
 }
 
 // --- getting roots ---------------------------------------------------------------------------------------------------

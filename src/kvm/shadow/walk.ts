@@ -25,7 +25,6 @@ import {
 } from "../../machine/index.ts";
 import { OUTSIDE_GUEST_MODE, READING_SHADOW_PAGE_TABLES } from "../requests.ts";
 import { isLargePte, isShadowPresentPte, spteToPfn } from "../spte.ts";
-import { TDP_ROOT_LEVEL } from "../tdp-mmu.ts";
 import type { Vcpu } from "../vcpu.ts";
 import { type ShadowPage, spteOf } from "./page.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
@@ -45,7 +44,7 @@ export function shadowWalkInit(vcpu: Vcpu, shadow: ShadowMmu, root: number, addr
   const frame = Math.floor(addr / PAGE_SIZE);
   let sp = shadow.pages.ofRoot(root);
   // By mmu->root_role, not by the page: who zaps it may be about to mark it invalid.
-  let level: number = vcpu.isDirectMmu ? TDP_ROOT_LEVEL : vcpu.guest.mode.levels;
+  let level: number = vcpu.isDirectMmu ? vcpu.vm.tdp.rootLevel : vcpu.guest.mode.levels;
   if (mmu.isPaeRoot(root)) {
     level = PG_LEVEL_2M;
     const entry = mmu.paeRootEntry(Math.floor(addr / 2 ** 30) % 4).value;
