@@ -143,6 +143,7 @@ export const KERNEL_NAMES: Readonly<Record<string, string>> = {
   kvmMmuFaultinPfn: "kvm_mmu_faultin_pfn",
   kvmMmuFreeObsoleteRoots: "kvm_mmu_free_obsolete_roots",
   kvmMmuFreeRoots: "kvm_mmu_unload",
+  kvmMmuGetTdpLevel: "kvm_mmu_get_tdp_level",
   kvmMmuGfnDisallowLpage: "kvm_mmu_gfn_disallow_lpage",
   kvmMmuHugepageAdjust: "kvm_mmu_hugepage_adjust",
   kvmMmuInvalidateAddr: "kvm_mmu_invalidate_addr",
