@@ -3,7 +3,6 @@ import type { Speed } from "./kvm-scene.ts";
 
 const [what = "", size = "0", runs = "1", how = ""] = process.argv.slice(2);
 if (how === "straight") await import("./straight/hooks.ts");
-const scene = (await import("./kvm-scene.ts")) as Record<string, (size: number) => Speed>;
-const results: Speed[] = [];
-for (let i = 0; i < Number(runs); i++) results.push((scene[what] as (size: number) => Speed)(Number(size)));
+const scene = (await import("./kvm-scene.ts")) as Record<string, (size: number, runs: number) => Speed[]>;
+const results = (scene[what] as (size: number, runs: number) => Speed[])(Number(size), Number(runs));
 process.stdout.write(JSON.stringify({ results, megabytes: process.resourceUsage().maxRSS / 1024 }));

@@ -16,8 +16,11 @@ const HUGE_GIB = 512;
 
 /** The walk of a zap is one loop over many small functions: the compiler is to make one of them, however large. */
 export const COMPILER = [
-  "--max-inlined-bytecode-size=1000",
-  "--max-inlined-bytecode-size-cumulative=4000",
+  "--max-inlined-bytecode-size=2000",
+  "--max-inlined-bytecode-size-cumulative=10000",
+  "--max-inlined-bytecode-size-absolute=30000",
+  "--max-inlined-bytecode-size-small=100",
+  "--min-inlining-frequency=0",
   "--max-optimized-bytecode-size=200000",
 ];
 

@@ -5,9 +5,9 @@
  * being private protects it, and a reported data race where it does not. Marked accesses are operations
  * (`yield* load(cell)`). A structure is a schema that gives typed views; a view holds an address and no state.
  */
-import { assert } from "./assert.ts";
+import { assert, EngineBug } from "./assert.ts";
 import type { AccessSize } from "./heap.ts";
-import { TWO32, type U64, u64 } from "./u64.ts";
+import { numberOfHalves, TWO32, type U64, u64 } from "./u64.ts";
 import type { World } from "./world.ts";
 
 export class Cell<T = number> {
@@ -28,7 +28,7 @@ export class Cell<T = number> {
   get value(): T {
     const lo = this.world.plainRead(this.addr, this.size);
     const hi = this.world.heap.high;
-    return (this.wide ? u64(hi, lo) : hi * TWO32 + lo) as T;
+    return (this.wide ? u64(hi, lo) : numberOfHalves(hi, lo)) as T;
   }
 
   set value(value: T) {
@@ -44,7 +44,7 @@ export class Cell<T = number> {
   peek(): T {
     const { heap } = this.world;
     const lo = heap.read(this.addr, this.size);
-    return (this.wide ? u64(heap.high, lo) : heap.high * TWO32 + lo) as T;
+    return (this.wide ? u64(heap.high, lo) : numberOfHalves(heap.high, lo)) as T;
   }
 
   get name(): string {
@@ -93,7 +93,8 @@ export class Struct<F extends Fields> {
   readonly bytes: number;
   readonly offsets: Readonly<Record<string, number>>;
   private readonly fields: F;
-  private readonly view: ViewClass;
+  /** A view on the structure at an address. */
+  readonly at: (world: World, addr: number) => View<F>;
 
   constructor(name: string, fields: F) {
     this.name = name;
@@ -107,12 +108,7 @@ export class Struct<F extends Fields> {
     }
     this.bytes = Math.ceil(offset / 8) * 8;
     this.offsets = offsets;
-    this.view = viewClass(fields, offsets);
-  }
-
-  /** A view on the structure at `addr`. */
-  at(world: World, addr: number): View<F> {
-    return new this.view(world, addr) as unknown as View<F>;
+    this.at = viewMaker(fields, offsets);
   }
 
   /** Allocates a zeroed structure; `label` is what reports call it. */
@@ -145,39 +141,38 @@ export class Struct<F extends Fields> {
   };
 }
 
-/** An address, and the world that it is in; a class for each structure adds its fields. */
-interface Place {
-  readonly world: World;
-  readonly addr: number;
-}
-
-type ViewClass = new (world: World, addr: number) => Place;
-
-function viewClass(fields: Fields, offsets: Readonly<Record<string, number>>): ViewClass {
-  const made = class implements Place {
-    readonly world: World;
-    readonly addr: number;
-    constructor(world: World, addr: number) {
+/**
+ * Makes the class of the views from its text. A compiler remembers what it has seen by place in the source: classes that share their accessors' source
+ * share that memory, and none is fast.
+ */
+function viewMaker<F extends Fields>(
+  fields: F,
+  offsets: Readonly<Record<string, number>>,
+): (world: World, addr: number) => View<F> {
+  const accessors = Object.entries(fields).map(([field, { size, wide, count }]) => {
+    const offset = offsets[field] as number;
+    if (count === 0) return `get ${field}() { return new Cell(this.world, this.addr + ${offset}, ${size}, ${wide}); }`;
+    return `get ${field}() {
+      return (index) => {
+        if (!(index >= 0 && index < ${count})) outside("${field}", index, ${count});
+        return new Cell(this.world, this.addr + ${offset} + index * ${size}, ${size}, ${wide});
+      };
+    }`;
+  });
+  const text = `class View {
+    constructor(world, addr) {
       this.world = world;
       this.addr = addr;
     }
-  };
-  for (const [field, type] of Object.entries(fields)) {
-    const offset = offsets[field] as number;
-    const { size, wide, count } = type;
-    Object.defineProperty(made.prototype, field, {
-      enumerable: true,
-      get(this: Place): unknown {
-        const { world, addr } = this;
-        if (count === 0) return new Cell(world, addr + offset, size, wide);
-        return (index: number): Cell<unknown> => {
-          assert(index >= 0 && index < count, `${field}[${index}] is outside its ${count} elements`);
-          return new Cell(world, addr + offset + index * size, size, wide);
-        };
-      },
-    });
+    ${accessors.join("\n")}
   }
-  return made;
+  return (world, addr) => new View(world, addr);`;
+  // oxlint-disable-next-line typescript/no-implied-eval -- the text is of names and numbers of structures in this source
+  return new Function("Cell", "outside", text)(Cell, outside) as (world: World, addr: number) => View<F>;
+}
+
+function outside(field: string, index: number, count: number): never {
+  throw new EngineBug(`${field}[${index}] is outside its ${count} elements`);
 }
 
 /** A shared variable of its own. */

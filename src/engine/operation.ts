@@ -15,7 +15,7 @@
 import { UsageError } from "./assert.ts";
 import type { AccessSize } from "./heap.ts";
 import type { Task } from "./task.ts";
-import { TWO32, type U64, u64 } from "./u64.ts";
+import { numberOfHalves, TWO32, type U64, u64 } from "./u64.ts";
 
 /** Kinds of operation; docs/engine.md gives the semantics and the dependency relation of each. */
 export const OpKind = {
@@ -133,7 +133,9 @@ export class Operation<T> implements Iterator<Operation<unknown>, T, void> {
       return this.asked;
     }
     this.suspended = false;
-    this.answered.value = (this.wide ? u64(this.resultHi, this.resultLo) : this.resultHi * TWO32 + this.resultLo) as T;
+    this.answered.value = (
+      this.wide ? u64(this.resultHi, this.resultLo) : numberOfHalves(this.resultHi, this.resultLo)
+    ) as T;
     return this.answered;
   }
 

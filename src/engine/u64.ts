@@ -60,6 +60,11 @@ export function numberToU64(value: number): U64 {
   return u64(Math.floor(value / TWO32), value);
 }
 
+/** The number of these unsigned halves; most are small. */
+export function numberOfHalves(hi: number, lo: number): number {
+  return hi === 0 ? lo : hi * TWO32 + lo;
+}
+
 /** Exact for values below 2^53; callers use it where the value is known to fit. */
 export function u64ToNumber(value: U64): number {
   return (value.hi >>> 0) * TWO32 + (value.lo >>> 0);

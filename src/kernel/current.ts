@@ -53,7 +53,8 @@ export class Current {
   /** Notes that a lock is about to be taken. */
   acquire(lock: Lockable, as: HeldAs, atomic: boolean): void {
     const { addr } = lock;
-    for (const held of this.held) {
+    for (let i = 0; i < this.held.length; i++) {
+      const held = this.held[i] as Held;
       // It will wait for itself; the engine reports the deadlock. The order says nothing new.
       if (held.lock.addr === addr && !(held.as === "shared" && as === "shared")) return;
     }

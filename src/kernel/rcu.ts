@@ -105,7 +105,7 @@ export class Rcu {
 export function* rcuReadLock(rcu: Rcu): Steps<void> {
   const self = current(rcu.world);
   if (self.rcuDepth++ > 0) return;
-  const { begun } = rcu.own();
+  const begun = rcu.begun[self.task.lane] as Cell;
   yield* storeNow(begun, (begun.value + 1) % rcu.modulus, "rcu_read_lock()");
   rcu.world.clock?.enter("rcu");
 }
@@ -114,8 +114,9 @@ export function* rcuReadUnlock(rcu: Rcu): Steps<void> {
   const self = current(rcu.world);
   if (self.rcuDepth === 0) throw new Violation("rcu-imbalance", "rcu_read_unlock() without rcu_read_lock()");
   if (--self.rcuDepth > 0) return;
-  const { begun, ended } = rcu.own();
-  yield* store(ended, begun.value, "rcu_read_unlock()");
+  const { lane } = self.task;
+  const begun = rcu.begun[lane] as Cell;
+  yield* store(rcu.ended[lane] as Cell, begun.value, "rcu_read_unlock()");
   rcu.world.clock?.leave("rcu");
 }
 

@@ -123,6 +123,17 @@ export class Memslots {
     return slots;
   }
 
+  /** search_memslots(): the slot of a set that has the frame; null when none has. */
+  find(set: SlotSet, gfn: Gfn): KvmMemorySlot | null {
+    const count = set.count.value;
+    const table = set.slots.value;
+    for (let i = 0; i < count; i++) {
+      const slot = this.slotAt(entryOf(this.world, table, i).value);
+      if (contains(slot, gfn)) return slot;
+    }
+    return null;
+  }
+
   /** id_to_memslot(), with slots_lock held: in the active set; null when there is none. */
   byId(id: number): KvmMemorySlot | null {
     const set = this.setAt(this.active.value);
@@ -189,7 +200,7 @@ export function* kvmMemslots(memslots: Memslots): Steps<SlotSet> {
 /** gfn_to_memslot(): null when no slot has the frame. */
 export function* gfnToMemslot(memslots: Memslots, gfn: Gfn): Steps<KvmMemorySlot | null> {
   const set = yield* kvmMemslots(memslots);
-  return memslots.slotsOf(set).find((slot) => contains(slot, gfn)) ?? null;
+  return memslots.find(set, gfn);
 }
 
 function contains(slot: KvmMemorySlot, gfn: Gfn): boolean {

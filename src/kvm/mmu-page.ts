@@ -5,7 +5,7 @@
  * belongs to.
  */
 import { ptr, retire, type Steps, Struct, u32, u53, type View, type World } from "../engine/index.ts";
-import { type Gfn, gfn, type Hpa, hpaToPfn, PAGE_SIZE, type Pfn, pagesPerLevel } from "../machine/index.ts";
+import { type Gfn, gfn, type Hpa, hpaToPfn, PAGE_SHIFT, PAGE_SIZE, type Pfn, pagesPerLevel } from "../machine/index.ts";
 import { roleLevel } from "./role.ts";
 import type { SpteLayout } from "./spte.ts";
 
@@ -30,11 +30,12 @@ export type KvmMmuPage = View<typeof FIELDS>;
 export class MmuPages {
   private readonly world: World;
   private readonly template: Uint32Array;
-  /** By address of the table; filled in again, the same, whenever a task that allocated is rebuilt. */
-  private readonly byTable = new Map<number, number>();
+  /** By page of memory, the page's description if it is a table; filled in again, the same, whenever a task that allocated is rebuilt. */
+  private readonly byTable: Uint32Array;
 
   constructor(world: World, layout: SpteLayout) {
     this.world = world;
+    this.byTable = new Uint32Array(world.heap.bytes / PAGE_SIZE);
     this.template = new Uint32Array(PAGE_SIZE / 4);
     for (let i = 0; i < this.template.length; i += 2) {
       this.template[i] = layout.nonPresent.lo;
@@ -54,7 +55,7 @@ export class MmuPages {
     sp.gfn.value = base;
     sp.spt.value = spt;
     sp.ptep.value = ptep;
-    this.byTable.set(spt, sp.addr);
+    this.byTable[spt >>> PAGE_SHIFT] = sp.addr;
     this.world.clock?.gauge("pages of tables", 1);
     return sp;
   }
@@ -65,7 +66,7 @@ export class MmuPages {
 
   /** sptep_to_sp() */
   ofEntry(sptep: number): KvmMmuPage {
-    return this.at(this.byTable.get(sptep - (sptep % PAGE_SIZE)) as number);
+    return this.at(this.byTable[sptep >>> PAGE_SHIFT] as number);
   }
 
   /** spte_to_child_sp(): the page whose table has the frame. */
@@ -75,13 +76,14 @@ export class MmuPages {
 
   /** Tables that are allocated now. For oracles. */
   liveTables(): number[] {
-    // Tables of other executions are known too; only a page of this one says itself that the table is its own.
-    const isLive = ([table, sp]: readonly [number, number]): boolean =>
-      this.world.deathOf(table) === null && this.at(sp).spt.peek() === table;
-    return [...this.byTable]
-      .filter(isLive)
-      .map(([table]) => table)
-      .sort((a, b) => a - b);
+    const live: number[] = [];
+    for (const [page, sp] of this.byTable.entries()) {
+      if (sp === 0) continue;
+      const table = page * PAGE_SIZE;
+      // Tables of other executions are known too; only a page of this one says itself that the table is its own.
+      if (this.world.deathOf(table) === null && this.at(sp).spt.peek() === table) live.push(table);
+    }
+    return live;
   }
 
   /** tdp_mmu_free_sp(): the table and what KVM knows of it go back to the allocator. */

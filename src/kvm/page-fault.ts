@@ -1,6 +1,7 @@
 /**
  * struct kvm_page_fault: a page fault while it is being handled.
  */
+import { TWO32 } from "../engine/index.ts";
 import type { Gfn, Gpa, Pfn } from "../machine/index.ts";
 import type { KvmMemorySlot } from "./memslots.ts";
 
@@ -39,6 +40,7 @@ export interface KvmPageFault {
   writeFaultToShadowPgtable: boolean;
 }
 
+/** Error codes have up to 37 bits, more than a bit operation looks at. */
 export function errorBit(errorCode: number, mask: number): boolean {
-  return Math.floor(errorCode / mask) % 2 === 1;
+  return mask < TWO32 ? (errorCode & mask) !== 0 : (Math.floor(errorCode / TWO32) & (mask / TWO32)) !== 0;
 }

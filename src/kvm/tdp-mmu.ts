@@ -196,7 +196,9 @@ export function* handleChangedSpte(tdp: TdpMmu, change: ChangedSpte): Steps<void
   }
   const hasPresence = level === PG_LEVEL_4K || !tdp.kvm.lacks("frozen-counted-as-large");
   const counted = hasPresence ? isLeaf : isLargePte(newSpte);
-  if (counted !== (hasPresence ? wasLeaf : isLargePte(oldSpte))) tdp.count(pagesStat(level), counted ? 1 : -1);
+  if (counted !== (hasPresence ? wasLeaf : isLargePte(oldSpte))) {
+    tdp.world.emit((counted ? LEAF_COMES : LEAF_GOES)[level] as StatEvent);
+  }
   if (removesTable) yield* handleRemovedPt(tdp, spteToPfn(oldSpte) * PAGE_SIZE, change.shared);
   if (reportLast) reportChange(tdp, change);
 }
@@ -215,6 +217,14 @@ function reportChange(tdp: TdpMmu, { gfn: base, level, oldSpte, newSpte }: Chang
 /** The statistic that counts the leaves of a level. */
 export function pagesStat(level: number): string {
   return level === PG_LEVEL_4K ? "pages_4k" : level === PG_LEVEL_2M ? "pages_2m" : "pages_1g";
+}
+
+/** By level: made once, as there is one for each entry of a guest. */
+const LEAF_COMES = leafEvents(1);
+const LEAF_GOES = leafEvents(-1);
+
+function leafEvents(delta: number): readonly StatEvent[] {
+  return [0, 1, 2, 3].map((level) => ({ name: "stat", stat: pagesStat(level), vcpu: null, delta }));
 }
 
 /**

@@ -9,7 +9,7 @@ import { straightened } from "../../bench/speed/straight/source.ts";
 const ROOT = join(import.meta.dirname, "../..");
 const SEEDS = 12;
 /** Of these, so many for each operation that does something else. */
-const FEW = 3;
+const FEW = 5;
 
 function run(root: string, how: "engine" | "straight", first: number, count: number): string[] {
   const script = join(root, "test/straight/run-workloads.ts");

@@ -7,7 +7,7 @@
 import { UsageError, Violation } from "../../../src/engine/assert.ts";
 import type { Cell } from "../../../src/engine/cell.ts";
 import type { Ready, Update } from "../../../src/engine/operation.ts";
-import { TWO32, type U64, u64 } from "../../../src/engine/u64.ts";
+import { numberOfHalves, TWO32, type U64, u64 } from "../../../src/engine/u64.ts";
 import type { World } from "../../../src/engine/world.ts";
 
 function checkAlive(world: World, addr: number): void {
@@ -20,7 +20,7 @@ export function load<T>(cell: Cell<T>): T {
   checkAlive(world, addr);
   const { heap } = world;
   const lo = heap.read(addr, size);
-  return (cell.wide ? u64(heap.high, lo) : heap.high * TWO32 + lo) as T;
+  return (cell.wide ? u64(heap.high, lo) : numberOfHalves(heap.high, lo)) as T;
 }
 
 function write<T>(cell: Cell<T>, value: T): void {

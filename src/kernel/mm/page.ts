@@ -67,8 +67,8 @@ export interface PageFramesOptions {
 export class PageFrames {
   readonly world: World;
   readonly reuse: boolean;
-  /** struct page by frame; filled in again, the same, whenever a task that allocated is rebuilt. */
-  private readonly pages = new Map<Pfn, Page>();
+  /** Address of struct page, by frame that was allocated alone, else 0; filled in again, the same, whenever a task that allocated is rebuilt. */
+  private readonly pages: Uint32Array;
   /** Folios of several frames, by each run of 512 frames that they have a part in. */
   private readonly folios = new Map<number, Folio[]>();
   private readonly pinned = new Set<Pfn>();
@@ -78,6 +78,7 @@ export class PageFrames {
   constructor(world: World, options: PageFramesOptions = {}) {
     this.world = world;
     this.reuse = options.reuse ?? false;
+    this.pages = new Uint32Array(world.heap.bytes / PAGE_SIZE);
   }
 
   /**
@@ -99,7 +100,7 @@ export class PageFrames {
     }
     const page = PAGE.allocate(world, `struct page of ${label}`);
     page._refcount.value = 1;
-    this.pages.set(first, page);
+    this.pages[first] = page.addr;
     return first;
   }
 
@@ -135,8 +136,8 @@ export class PageFrames {
 
   /** pfn_to_page() */
   pageOf(frame: Pfn): Page {
-    const page = this.pages.get(frame);
-    if (page !== undefined) return page;
+    const page = this.pages[frame] ?? 0;
+    if (page !== 0) return PAGE.at(this.world, page);
     const folio = this.folioOf(frame);
     if (folio === null) throw new UsageError(`frame 0x${frame.toString(16)} was never allocated`);
     return folio.page(frame - folio.first);
@@ -144,8 +145,8 @@ export class PageFrames {
 
   /** page_folio(): the struct page that counts for the frame. */
   headOf(frame: Pfn): Page {
-    const page = this.pages.get(frame);
-    return page ?? this.pageOf(this.folioOf(frame)?.first ?? frame);
+    const page = this.pages[frame] ?? 0;
+    return page !== 0 ? PAGE.at(this.world, page) : this.pageOf(this.folioOf(frame)?.first ?? frame);
   }
 
   /** The folio of several frames that the frame is part of; null for a frame of its own. */
@@ -169,12 +170,12 @@ export class PageFrames {
 
   /** How many frames were allocated together with this one. */
   folioPages(frame: Pfn): number {
-    return this.pages.has(frame) ? 1 : (this.folioOf(frame)?.count ?? 1);
+    return (this.pages[frame] ?? 0) !== 0 ? 1 : (this.folioOf(frame)?.count ?? 1);
   }
 
   /** The first of the frames that were allocated together with this one. */
   folioStart(frame: Pfn): Pfn {
-    return this.pages.has(frame) ? frame : (this.folioOf(frame)?.first ?? frame);
+    return (this.pages[frame] ?? 0) !== 0 ? frame : (this.folioOf(frame)?.first ?? frame);
   }
 
   hasFlag(frame: Pfn, flag: number): boolean {
