@@ -27,14 +27,29 @@ const MMIO_KINDS = ["unsatisfied-read", "read", "write"] as const;
 /** KVM_EMUL_INSN_F_CS_L */
 const CS_LONG = 8;
 
+const REMOVED_SPTE = 0x5a0;
+/** Bit 63. */
+const SUPPRESS_VE_HIGH = 0x8000_0000;
+
+/**
+ * Until 6.9 an entry that maps nothing is 0, from 6.10 on (SHADOW_NONPRESENT_VALUE) it has bit 63, and so has a frozen one. Recordings and racewalk's MMU
+ * are of later kernels; what is shown of an older one is put in their words. @param version `6.1.158`
+ */
+function mapsNothingByZero(version: string): boolean {
+  const [major = 0, minor = 0] = version.split(".").map(Number);
+  return major < 6 || (major === 6 && minor < 10);
+}
+
 /** The fields of one event. */
 class Entry {
   private readonly kernel: CompiledKernel;
   private readonly structure: string;
   private readonly at: number;
+  private readonly hasZeroEntries: boolean;
 
   constructor(kernel: CompiledKernel, structure: string, at: number) {
     this.kernel = kernel;
+    this.hasZeroEntries = mapsNothingByZero(kernel.image.description.kernel);
     this.structure = structure;
     this.at = at;
   }
@@ -62,6 +77,14 @@ class Entry {
   wide(field: string): U64 {
     const [at] = this.place(field);
     return u64(this.kernel.peekHigh(at), this.kernel.peek(at, 4));
+  }
+
+  /** An entry of a table, as later kernels would write it. */
+  spte(field: string): U64 {
+    const value = this.wide(field);
+    return this.hasZeroEntries && value.hi === 0 && (value.lo === 0 || value.lo === REMOVED_SPTE)
+      ? u64(SUPPRESS_VE_HIGH, value.lo)
+      : value;
   }
 
   bytes(field: string, count: number): number[] {
@@ -204,8 +227,8 @@ function decoders(retPf: RetPfValues): Readonly<Record<string, Decoder>> {
       asId: entry.number("as_id"),
       gfn: entry.number("gfn"),
       level: entry.number("level"),
-      oldSpte: entry.wide("old_spte"),
-      newSpte: entry.wide("new_spte"),
+      oldSpte: entry.spte("old_spte"),
+      newSpte: entry.spte("new_spte"),
     }),
     kvm_mmu_set_spte: (entry) => ({
       name: "kvm_mmu_set_spte",
@@ -220,8 +243,8 @@ function decoders(retPf: RetPfValues): Readonly<Record<string, Decoder>> {
       address: entry.number("cr2_or_gpa"),
       errorCode: entry.number("error_code"),
       sptep: entry.number("sptep"),
-      oldSpte: entry.wide("old_spte"),
-      newSpte: entry.wide("new_spte"),
+      oldSpte: entry.spte("old_spte"),
+      newSpte: entry.spte("new_spte"),
       spurious: entry.number("ret") === retPf.spurious,
       fixed: entry.number("ret") === retPf.fixed,
     }),
