@@ -22,7 +22,7 @@ export class CacheLines {
 
   /** True when CPU `cpu` has to fetch the line for reading; it is shared from then on. */
   read(cpu: number, addr: number): boolean {
-    const line = Math.floor(addr / 2 ** LINE_SHIFT);
+    const line = addr >>> LINE_SHIFT;
     const owner = this.owner[line] as number;
     if (owner === cpu + 1 || owner === SHARED || owner === COLD) return false;
     this.owner[line] = SHARED;
@@ -31,7 +31,7 @@ export class CacheLines {
 
   /** True when CPU `cpu` has to fetch the line for writing; it is his from then on. */
   write(cpu: number, addr: number): boolean {
-    const line = Math.floor(addr / 2 ** LINE_SHIFT);
+    const line = addr >>> LINE_SHIFT;
     const owner = this.owner[line] as number;
     this.owner[line] = cpu + 1;
     return owner !== cpu + 1 && owner !== COLD;
@@ -39,7 +39,7 @@ export class CacheLines {
 
   /** When a transfer that is asked for at `time` can begin; the line is then busy for `duration`. */
   transfer(addr: number, time: number, duration: number): number {
-    const line = Math.floor(addr / 2 ** LINE_SHIFT);
+    const line = addr >>> LINE_SHIFT;
     const begin = Math.max(time, this.busyUntil.get(line) ?? 0);
     this.busyUntil.set(line, begin + duration);
     return begin;

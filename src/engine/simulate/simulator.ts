@@ -64,13 +64,18 @@ export class Simulator implements Driver, Clock {
   readonly metrics: Metrics = newMetrics();
   private readonly world: World;
   private readonly costs: CostTable;
+  /** The engine's own costs, which every operation asks for. */
+  private readonly accessNs: number;
+  private readonly lockedAccessNs: number;
+  private readonly transferNs: number;
+  private readonly fenceNs: number;
   private readonly timeSlice: number;
   private readonly until: number;
   private readonly threads: Thread[] = [];
   private readonly queue = new TimeQueue<Thread>();
   private readonly waiters = new Map<number, Thread[]>();
-  /** Exclusive holders of locks, by address. */
-  private readonly held = new Map<number, { readonly since: number }>();
+  /** Since when a lock has an exclusive holder, by address. */
+  private readonly held = new Map<number, number>();
   private readonly lockAt = new Map<number, LockMetrics>();
   private readonly lines: CacheLines;
   private running: Thread | null = null;
@@ -78,6 +83,10 @@ export class Simulator implements Driver, Clock {
   constructor(world: World, options: SimulationOptions = {}) {
     this.world = world;
     this.costs = { ...ENGINE_COSTS, ...options.costs };
+    this.accessNs = costOf(this.costs, "access");
+    this.lockedAccessNs = costOf(this.costs, "locked access");
+    this.transferNs = costOf(this.costs, "line transfer");
+    this.fenceNs = costOf(this.costs, "fence");
     this.timeSlice = options.timeSlice ?? TIME_SLICE;
     this.until = options.until ?? Number.POSITIVE_INFINITY;
     this.lines = new CacheLines(world.heap.bytes);
@@ -109,7 +118,7 @@ export class Simulator implements Driver, Clock {
       if (thread.pending === "asked" && !this.begin(thread)) continue;
       if (thread.pending === "begun" && !this.carryOut(thread)) continue;
       this.advance(thread);
-      if (this.isOver()) break;
+      if (thread.task.finished && this.isOver()) break;
     }
     world.clock = null;
     this.checkEnds();
@@ -167,18 +176,16 @@ export class Simulator implements Driver, Clock {
   /** When the operation that the thread begins now is done, if it need not wait. */
   private doneAt(thread: Thread): number {
     const { op, lane } = thread.task;
-    const { costs, lines } = this;
+    const { lines, accessNs, transferNs } = this;
     switch (op.kind) {
       case OpKind.Load:
       case OpKind.Await:
-        return thread.time + costOf(costs, "access") + (lines.read(lane, op.addr) ? costOf(costs, "line transfer") : 0);
+        return thread.time + accessNs + (lines.read(lane, op.addr) ? transferNs : 0);
       case OpKind.Store:
       case OpKind.StoreNow:
-        return (
-          thread.time + costOf(costs, "access") + (lines.write(lane, op.addr) ? costOf(costs, "line transfer") : 0)
-        );
+        return thread.time + accessNs + (lines.write(lane, op.addr) ? transferNs : 0);
       case OpKind.Fence:
-        return thread.time + costOf(costs, "fence");
+        return thread.time + this.fenceNs;
       case OpKind.Choose:
       case OpKind.Note:
       case OpKind.Lifetime:
@@ -187,10 +194,9 @@ export class Simulator implements Driver, Clock {
       case OpKind.Join:
         throw new UsageError("tasks cannot be spawned in a simulation: name them all in the program");
       default: {
-        const own = costOf(costs, "locked access");
+        const own = this.lockedAccessNs;
         if (!lines.write(lane, op.addr)) return thread.time + own;
-        const transfer = costOf(costs, "line transfer");
-        return lines.transfer(op.addr, thread.time, transfer + own) + transfer + own;
+        return lines.transfer(op.addr, thread.time, transferNs + own) + transferNs + own;
       }
     }
   }
@@ -226,7 +232,7 @@ export class Simulator implements Driver, Clock {
     op.resultHi = oldHi;
     if (accessClass(op.kind, op, oldLo, oldHi) === AccessClass.Read) return true;
     writeResult(heap, op.kind, op.addr, op.size, op.lo, op.hi, op, oldLo, oldHi);
-    if (op.kind === OpKind.Acquire) this.held.set(op.addr, { since: thread.time });
+    if (op.kind === OpKind.Acquire) this.held.set(op.addr, thread.time);
     else if (op.kind === OpKind.AcquireShared) thread.shared.set(op.addr, thread.time);
     else if (op.kind === OpKind.ReleaseShared) this.noteSharedRelease(thread);
     else if (this.held.size > 0) this.noteRelease(thread);
@@ -236,10 +242,11 @@ export class Simulator implements Driver, Clock {
 
   private noteRelease(thread: Thread): void {
     const { op } = thread.task;
-    const holder = this.held.get(op.addr);
-    if (holder === undefined || op.lo !== 0) return;
+    if (op.lo !== 0) return;
+    const since = this.held.get(op.addr);
+    if (since === undefined) return;
     this.held.delete(op.addr);
-    this.noteHold(op.addr, thread, thread.time - holder.since);
+    this.noteHold(op.addr, thread, thread.time - since);
   }
 
   private noteSharedRelease(thread: Thread): void {
