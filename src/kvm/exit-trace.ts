@@ -46,6 +46,8 @@ function detailsOf(exit: TracedExit): { readonly reason: string; readonly info1:
       return { reason: "PF excp", info1: exit.errorCode, info2: exit.gva };
     case "io":
       return { reason: "io", info1: OUT_INFO, info2: exit.rip + OUT_BYTES };
+    case "pml-full":
+      return { reason: "PML_FULL", info1: 0, info2: 0 };
     case "interrupt":
       return { reason: "interrupt", info1: 0, info2: 0 };
     case "intercept":

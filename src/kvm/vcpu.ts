@@ -24,6 +24,7 @@ import {
   NO_PAGING,
   PAGE_SIZE,
   type PagingMode,
+  PML_LOG_NR_ENTRIES,
   unmaskInterrupts,
   type VmExit,
   vmrun,
@@ -58,9 +59,6 @@ import { kvmMmuSyncPrevRoots, kvmMmuSyncRoots } from "./shadow/sync.ts";
 import type { StatEvent } from "./trace.ts";
 import { VcpuMmu } from "./vcpu-mmu.ts";
 import type { Vm } from "./vm.ts";
-
-/** Frames that the CPU may log between two exits. */
-const PML_LOG_NR_ENTRIES = 512;
 
 export class Vcpu {
   readonly vm: Vm;
@@ -203,7 +201,7 @@ function positionOf({ guest, exception, mmu }: Vcpu): number[] {
   numbers.push(mode.cr0, mode.cr3, mode.cr4, mode.efer, ...mmu.pdptes.flatMap(({ hi, lo }) => [hi, lo]));
   if (exception === null) numbers.push(0);
   else numbers.push(1, exception.event.errorCode, exception.event.address, exception.injected ? 1 : 0);
-  return [...numbers, ...guest.pml, ...guest.tlb.contents()];
+  return [...numbers, ...guest.pml.entries, ...guest.tlb.contents()];
 }
 
 /** The requests of vcpu_enter_guest(), in Linux's order; true when the vCPU has to leave to the VMM instead. */
@@ -263,7 +261,7 @@ function* vcpuEnterGuest(vcpu: Vcpu): Steps<VmExit | "dirty-ring-full" | "enospc
   yield* store(vcpu.mode, OUTSIDE_GUEST_MODE);
   yield* unmaskInterrupts(interrupts, vcpu.cpu);
   yield* srcuReadLock(kvm.srcu);
-  if (guest.pml.length > 0) yield* vmxFlushPmlBuffer(vcpu);
+  if (guest.pml.entries.length > 0) yield* vmxFlushPmlBuffer(vcpu);
   return exit;
 }
 
@@ -285,9 +283,14 @@ function flushTlb({ guest, world }: Vcpu): void {
   guest.tlb.flushAll();
 }
 
-/** vmx_flush_pml_buffer(), first of all at every exit: a vCPU that is outside the guest has nothing in its log. */
+/**
+ * vmx_flush_pml_buffer(), first of all at every exit: a vCPU that is outside the guest has nothing in its log. The index counts down, and 6.12 reads from there
+ * up, so the newest comes first; later kernels read in the order of the writes.
+ */
 function* vmxFlushPmlBuffer(vcpu: Vcpu): Steps<void> {
-  for (const addr of vcpu.guest.pml.splice(0)) yield* kvmVcpuMarkPageDirty(vcpu, gpaToGfn(addr));
+  const logged = vcpu.guest.pml.take();
+  if (vcpu.vm.kvm.variants.kernel === "6.12") logged.reverse();
+  for (const addr of logged) yield* kvmVcpuMarkPageDirty(vcpu, gpaToGfn(addr));
 }
 
 /** kvm_mmu_load_pgd(): what the hardware starts its walks from. */
@@ -303,6 +306,8 @@ export function setHardwareRoot(vcpu: Vcpu): void {
 function* handleExit(vcpu: Vcpu, exit: VmExit): Steps<RunResult | null> {
   switch (exit.kind) {
     case "interrupt":
+    case "pml-full":
+      // handle_pml_full(): what the log had was taken at the exit, so there is room.
       return null;
     case "npf":
       // Of an EPT violation the exit qualification is traced, of a misconfiguration nothing.

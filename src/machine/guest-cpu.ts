@@ -17,7 +17,7 @@ import { type Gpa, type Gva, type Hpa, PAGE_SIZE } from "./address.ts";
 import { deliverEvent, type ExceptionTables, type GuestEvent, PF_VECTOR } from "./guest-exception.ts";
 import type { GuestObserver, ObservedStore } from "./guest-observer.ts";
 import { type Interrupts, isInterrupted } from "./interrupts.ts";
-import { type NestedFormat, NPT_FORMAT } from "./nested-format.ts";
+import { type NestedFormat, NPT_FORMAT, PageModificationLog } from "./nested-format.ts";
 import { type AccessKind, guestWalk, type ShadowRoot, shadowWalk } from "./page-walk.ts";
 import { type PagingMode, pagingModeOf } from "./paging-mode.ts";
 import { Tlb } from "./tlb.ts";
@@ -58,6 +58,8 @@ export interface GuestInstruction {
 export type VmExit =
   | { readonly kind: "io"; readonly rip: number }
   | { readonly kind: "interrupt"; readonly rip: number }
+  /** The page-modification log has no room; the instruction at hand is still to be carried out. */
+  | { readonly kind: "pml-full"; readonly rip: number }
   /** There is no next instruction. */
   | { readonly kind: "done" }
   | {
@@ -86,8 +88,7 @@ export class GuestCpu {
   readonly cpu: number;
   readonly interrupts: Interrupts;
   readonly tlb = new Tlb();
-  /** The page-modification log: what the walker has set dirty flags for and nobody has taken yet. It never fills up here. */
-  readonly pml: Gpa[] = [];
+  readonly pml = new PageModificationLog();
   /** How the nested tables are read. */
   readonly format: NestedFormat;
   mode: PagingMode;
@@ -122,7 +123,7 @@ export class GuestCpu {
     format: NestedFormat = NPT_FORMAT,
     logsDirty = false,
   ) {
-    this.format = logsDirty ? { ...format, logDirty: (addr) => this.pml.push(addr) } : format;
+    this.format = logsDirty ? { ...format, pml: this.pml } : format;
     this.world = world;
     this.cpu = cpu;
     this.interrupts = interrupts;
@@ -329,6 +330,7 @@ function* translate(guest: GuestCpu, addr: Gva, kind: AccessKind, cpl: 0 | 3): S
     shadow === null
       ? yield* guestWalk(guest.world, guest.nestedRoot, mode, addr, kind, user, guest.format)
       : yield* shadowWalk(guest.world, shadow, mode, addr, kind, user);
+  if (found.kind === "pml-full") return { kind: "pml-full", rip };
   if (found.kind === "nested-fault") {
     return { kind: "npf", gpa: found.gpa, errorCode: found.errorCode, reported: found.reported, rip };
   }

@@ -11,6 +11,27 @@ import { bitU64, type U64, U64_ZERO } from "../engine/index.ts";
 import type { Gpa } from "./address.ts";
 import { isExecutable, isPresent, isUser, isWritable, PT_ACCESSED_MASK, PT_DIRTY_MASK } from "./entry.ts";
 
+/** Entries of the log. */
+export const PML_LOG_NR_ENTRIES = 512;
+
+/**
+ * A CPU's page-modification log: addresses whose dirty flag a write has set, and nobody has taken yet, oldest first. When it is full, the CPU leaves the guest
+ * instead of setting an accessed or dirty flag.
+ */
+export class PageModificationLog {
+  readonly entries: Gpa[] = [];
+
+  /** The index is past the last entry. */
+  get isFull(): boolean {
+    return this.entries.length === PML_LOG_NR_ENTRIES;
+  }
+
+  /** Everything that was logged, oldest first; the index is at the first entry again. */
+  take(): Gpa[] {
+    return this.entries.splice(0);
+  }
+}
+
 export interface NestedFormat {
   readonly kind: "npt" | "ept";
   /** Levels of a walk: NPT has as many as the host's own tables, EPT what the EPTP says. */
@@ -19,8 +40,8 @@ export interface NestedFormat {
   readonly keepsAccessedDirty: boolean;
   readonly accessed: U64;
   readonly dirty: U64;
-  /** Page-modification logging: told of each address whose dirty flag a write sets; null where that is off. */
-  readonly logDirty: ((addr: Gpa) => void) | null;
+  /** Page-modification logging; null where that is off. */
+  readonly pml: PageModificationLog | null;
   isPresent(entry: U64): boolean;
   isMisconfigured(entry: U64): boolean;
   isReadable(entry: U64): boolean;
@@ -34,7 +55,7 @@ export const NPT_FORMAT: NestedFormat = {
   keepsAccessedDirty: true,
   accessed: PT_ACCESSED_MASK,
   dirty: PT_DIRTY_MASK,
-  logDirty: null,
+  pml: null,
   isPresent,
   isMisconfigured: () => false,
   // Nested walks are made with the user's rights.
@@ -49,7 +70,7 @@ export const EPT_FORMAT: NestedFormat = {
   keepsAccessedDirty: true,
   accessed: bitU64(8),
   dirty: bitU64(9),
-  logDirty: null,
+  pml: null,
   isPresent: (entry) => (entry.lo & 7) !== 0,
   isMisconfigured: (entry) => (entry.lo & 3) === 2,
   isReadable: (entry) => (entry.lo & 1) !== 0,

@@ -94,6 +94,13 @@ export interface GuestFault {
   readonly errorCode: number;
 }
 
+/** A flag would have to be set, and the log of such writes is full: the guest exits, and nothing is set. */
+export interface LogFull {
+  readonly kind: "pml-full";
+}
+
+const LOG_FULL: LogFull = { kind: "pml-full" };
+
 function errorBits(kind: AccessKind): number {
   return kind === "write" ? PFERR_WRITE : kind === "exec" ? PFERR_FETCH : 0;
 }
@@ -110,7 +117,7 @@ export function* nptWalk(
   kind: AccessKind,
   stage: number,
   format: NestedFormat = NPT_FORMAT,
-): Steps<Translation | NestedFault> {
+): Steps<Translation | NestedFault | LogFull> {
   const frame = Math.floor(addr / PAGE_SIZE);
   for (;;) {
     let table = root as number;
@@ -134,9 +141,10 @@ export function* nptWalk(
       }
       const dirty = kind === "write" || !format.keepsAccessedDirty || testU64(entry, format.dirty);
       const wanted = isLeaf && kind === "write" ? orU64(format.accessed, format.dirty) : format.accessed;
+      if (format.pml?.isFull && !sameU64(orU64(entry, wanted), entry)) return LOG_FULL;
       if (!(yield* setAccessedDirty(cell, entry, wanted))) break;
       if (isLeaf) {
-        if (format.logDirty !== null && kind === "write" && !testU64(entry, format.dirty)) format.logDirty(addr);
+        if (format.pml !== null && kind === "write" && !testU64(entry, format.dirty)) format.pml.entries.push(addr);
         const offset = addr % (PAGE_SIZE * pagesPerLevel(level));
         return {
           kind: "translated",
@@ -238,7 +246,7 @@ export function* guestWalk(
   kind: AccessKind,
   user: boolean,
   format: NestedFormat = NPT_FORMAT,
-): Steps<Translation | NestedFault | GuestFault> {
+): Steps<Translation | NestedFault | GuestFault | LogFull> {
   if (!mode.paging) return yield* nptWalk(world, root, addr as number as Gpa, kind, PFERR_GUEST_FINAL, format);
   const tableAccess = format.keepsAccessedDirty ? "write" : "read";
   const accessor: Accessor = { kind, user, wp: mode.wp, smep: mode.smep, smap: mode.smap };
@@ -253,7 +261,7 @@ export function* guestWalk(
     for (let level: number = mode.levels; ; level--) {
       const at = (table + size * guestTableIndex(mode, addr, level)) as Gpa;
       const place = yield* nptWalk(world, root, at, tableAccess, PFERR_GUEST_PAGE, format);
-      if (place.kind === "nested-fault") return place;
+      if (place.kind !== "translated") return place;
       const entry = yield* readGuestEntry(world, place.hpa, size);
       if (!isPresent(entry)) return fault(0);
       if (hasReservedBits(mode, entry, level)) return fault(PFERR_RSVD);
@@ -265,14 +273,14 @@ export function* guestWalk(
       if (!isPdpte && !place.writable && !sameU64(orU64(entry, wanted), entry)) {
         // Only now does the walk want to write to the table.
         const denied = yield* nptWalk(world, root, at, "write", PFERR_GUEST_PAGE, format);
-        if (denied.kind === "nested-fault") return denied;
+        if (denied.kind !== "translated") return denied;
       }
       if (!isPdpte && !(yield* setGuestAccessedDirty(world, place.hpa, size, entry, wanted))) break;
       if (isLeaf) {
         const offset = addr % (PAGE_SIZE * guestPagesPerEntry(mode, level));
         const final = (guestEntryFrame(mode, entry, level) * PAGE_SIZE + offset) as Gpa;
         const nested = yield* nptWalk(world, root, final, kind, PFERR_GUEST_FINAL, format);
-        if (nested.kind === "nested-fault") return nested;
+        if (nested.kind !== "translated") return nested;
         return {
           ...nested,
           level: Math.min(level, nested.level),

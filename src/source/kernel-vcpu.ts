@@ -119,6 +119,7 @@ export class KernelVcpu {
   private *handleExit(exit: VmExit): Steps<RunResult | null> {
     switch (exit.kind) {
       case "interrupt":
+      case "pml-full":
         return null;
       case "npf": {
         const { gpa, errorCode, reported } = exit;

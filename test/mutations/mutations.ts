@@ -196,8 +196,8 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: "the CPU's log is marked at every exit, and not only where the guest cannot go on",
     file: "kvm/vcpu.ts",
-    find: "  if (guest.pml.length > 0) yield*",
-    replace: '  if (guest.pml.length > 0 && exit?.kind !== "interrupt" && exit?.kind !== "done") yield*',
+    find: "  if (guest.pml.entries.length > 0) yield*",
+    replace: '  if (guest.pml.entries.length > 0 && exit?.kind !== "interrupt" && exit?.kind !== "done") yield*',
     study: "dirty-log",
     variant: "7.2-pml",
     scenario: "writable",

@@ -128,8 +128,8 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
   {
     name: "the CPU's log of writes is thrown away when the guest leaves by an OUT",
     file: "kvm/vcpu.ts",
-    find: "  if (guest.pml.length > 0) yield*",
-    replace: '  if (exit?.kind === "io") guest.pml.length = 0;\n  if (guest.pml.length > 0) yield*',
+    find: "  if (guest.pml.entries.length > 0) yield*",
+    replace: '  if (exit?.kind === "io") guest.pml.take();\n  if (guest.pml.entries.length > 0) yield*',
     seed: 19,
     says: "it can be written without anybody's notice, and is not in the log",
   },
