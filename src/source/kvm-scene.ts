@@ -31,14 +31,21 @@ import {
   NO_PAGING,
   NPT_FORMAT,
   PAGE_SIZE,
+  PG_LEVEL_2M,
   vmrun,
 } from "../machine/index.ts";
 import { bootKernel, createVm, setMemoryRegion } from "./gpc-scene.ts";
 import type { Host } from "./host.ts";
+import { HostPageTables } from "./host-page-tables.ts";
 import type { Image } from "./image.ts";
 import type { CompiledKernel } from "./machine.ts";
 
-const BASE = hva(0x10000000);
+/** A multiple of 1G, as walks of the process's page tables want it. */
+const BASE = hva(0x40000000);
+/** Its entries of 2M fill one of them. */
+const GIB_PAGES = 2 ** 18;
+/** The huge page, and what belongs to it. */
+const HUGE_SCENE_BYTES = 16 * 1024 * 1024;
 /** Where the VMM's process has guest frame `n`. */
 export const hostPage = (n: number): Hva => hva(BASE + n * PAGE_SIZE);
 
@@ -72,6 +79,10 @@ type TaskOf = (scene: KvmScene) => Steps<unknown>;
 export interface KvmSceneOptions {
   /** Pages of the process; memslot 0 has them as guest frames from 0 on. */
   readonly frames: number;
+  /** The host backs the frames by one page of 2M; there are 512. */
+  readonly hugePage?: boolean;
+  /** Module parameter eager_page_split; on unless told otherwise. */
+  readonly eagerPageSplit?: boolean;
   /** In place of that memslot: several, each a run of pages that is put at a guest frame. */
   readonly slots?: readonly MemorySlot[];
   /** Those that the host has a page for; all if nothing is said. */
@@ -123,6 +134,7 @@ export function kvmScene(image: Image, racing: Iterable<number>, name: string, o
     setup: (world) => makeScene(world, image, racing, { ...options, threadLanes: [running.length, served] }),
     tasks,
     daemons: Object.keys(tasks).slice(served),
+    ...(options.hugePage ? { memory: { staticBytes: HUGE_SCENE_BYTES } } : {}),
     final: (scene, results) => options.check?.(scene, results) ?? true,
   });
 }
@@ -133,11 +145,21 @@ function makeScene(
   racing: Iterable<number>,
   options: KvmSceneOptions & { readonly threadLanes: readonly [first: number, end: number] },
 ): KvmScene {
-  const { frames, guests, warm, prepare, gpaBits, yields = false, threadLanes } = options;
-  const { kernel, mm, host, linux } = bootKernel(world, image, { base: BASE, pages: frames });
+  const { frames, guests, warm, prepare, gpaBits, hugePage = false, yields = false, threadLanes } = options;
+  const { kernel, mm, host, linux } = bootKernel(
+    world,
+    image,
+    { base: BASE, pages: hugePage ? GIB_PAGES : frames },
+    { mm: { hugePages: hugePage } },
+  );
   const interrupts = new Interrupts(world, world.tasksMax);
   host.interrupts = interrupts;
-  for (let n = 0; n < frames; n++) {
+  if (hugePage) {
+    host.pageTables = new HostPageTables(mm);
+    mm.addVma(hostPage(0), hostPage(frames), PROT_READ | PROT_WRITE);
+    mm.install(hostPage(0), mm.frames.allocate("the huge page", frames), PG_LEVEL_2M, true);
+  }
+  for (let n = 0; n < frames && !hugePage; n++) {
     if (options.populated?.includes(n) === false) continue;
     mm.addVma(hostPage(n), hostPage(n + 1), PROT_READ | PROT_WRITE);
     mm.populate(hostPage(n), `page ${n}`);
@@ -166,10 +188,12 @@ type Made = Pick<KvmScene, "kvm" | "vcpus" | "rmaps">;
 
 function* setUp(kernel: CompiledKernel, host: Host, options: KvmSceneOptions): Steps<Made> {
   const { frames, guests, paging = "npt", tdpMmu = true, flags = 0, nested = [] } = options;
+  const { eagerPageSplit = true } = options;
   const { slots = [{ gfn: 0, page: 0, pages: frames }] } = options;
   const kvm = yield* createVm(kernel, host, { paging: PAGINGS.indexOf(paging), tdpMmu });
   for (const [id, { gfn, page, pages }] of slots.entries())
     yield* setMemoryRegion(kernel, kvm, { id, gfn, pages, hva: hostPage(page), flags });
+  kernel.poke(kernel.addressOf("eager_page_split"), 1, eagerPageSplit ? 1 : 0);
   const vcpus: number[] = [];
   for (let i = 0; i < guests.length; i++) {
     const vcpu = yield* kernel.call("rw_create_vcpu", BigInt(kvm), i);

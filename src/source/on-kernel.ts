@@ -21,6 +21,8 @@ export interface OnKernelOptions {
   readonly on: string;
   readonly headers?: string;
   readonly patch?: string;
+  /** The scenarios that will be run, if not all: the others are not looked at for races. */
+  readonly scenarios?: readonly string[];
   readonly say: (text: string) => void;
 }
 
@@ -40,14 +42,15 @@ export async function loadStudyOnKernel(name: string, options: OnKernelOptions):
   if (definition === null) {
     throw new UsageError(`${name}: does not run on a kernel's source; name one of ${kernelStudyIds().join(", ")}`);
   }
-  const tree = openTree(kernelFolder(options.on), options.headers, cacheFolder(), options.say);
-  const { say } = options;
+  const { say, scenarios = definition.scenarios.map((each) => each.name) } = options;
+  const searched = { ...definition, scenarios: definition.scenarios.filter((each) => scenarios.includes(each.name)) };
+  const tree = openTree(kernelFolder(options.on), options.headers, cacheFolder(), say);
   const plain = await buildKernel(tree, { say });
-  const bodies = [await bodyOf(definition, definition.variant, `Linux ${tree.version} as it is`, plain.image, say)];
+  const bodies = [await bodyOf(searched, definition.variant, `Linux ${tree.version} as it is`, plain.image, say)];
   if (options.patch !== undefined) {
     const patch = applyPatch(options.patch, tree.root, cacheFolder());
     const patched = await buildKernel(tree, { say, patch });
-    bodies.push(await bodyOf(definition, "patched", `Linux ${tree.version} with ${options.patch}`, patched.image, say));
+    bodies.push(await bodyOf(searched, "patched", `Linux ${tree.version} with ${options.patch}`, patched.image, say));
   }
   const study = studyOn(
     name,

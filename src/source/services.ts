@@ -392,6 +392,10 @@ function taskServices(host: () => Host): Services {
       if (wait !== 0) yield* interruptAndWait(interrupts, from, targets);
       else for (const cpu of targets) yield* interrupt(interrupts, from, cpu);
     },
+    *rw_interrupt(_, cpu = 0) {
+      const { interrupts } = host();
+      if (interrupts !== null) yield* interrupt(interrupts, self().cpu, cpu);
+    },
     rw_flush_tlb: () => host().guests.get(self().cpu)?.tlb.flushAll(),
     rw_load_root: nothing,
     rw_bug: (kernel, file = 0, line = 0) => {

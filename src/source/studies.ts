@@ -11,6 +11,7 @@ import { cell, type Study, type StudyCell, study } from "../studies/study.ts";
 import { gpcSceneOn } from "./gpc-scene.ts";
 import type { Image } from "./image.ts";
 import type { KernelScenario, KernelStudy } from "./kernel-study.ts";
+import { LAZY_LARGE_SPTE } from "./lazy-large-spte.ts";
 import { LOCKLESS_AGING } from "./lockless-aging.ts";
 import { LOCKLESS_WALK } from "./lockless-walk.ts";
 import { ROOT_ZAP } from "./root-zap.ts";
@@ -61,6 +62,7 @@ const STUDIES: Readonly<Record<string, KernelStudy>> = {
       },
     ],
   },
+  "lazy-large-spte": LAZY_LARGE_SPTE,
   "lockless-aging": LOCKLESS_AGING,
   "lockless-walk": LOCKLESS_WALK,
   "root-zap": ROOT_ZAP,

@@ -6,6 +6,7 @@
 #include <linux/radix-tree.h>
 #include <linux/kvm_host.h>
 #include <asm/processor.h>
+#include <asm/smp.h>
 #include "racewalk.h"
 
 /* The CPUs and their threads: one thread a CPU. */
@@ -43,6 +44,11 @@ static void make_percpu_copies(void)
 		memcpy(rw_percpu_copies[cpu], __start_percpu, bytes);
 	}
 }
+
+/* An interrupt that nobody waits for: whoever is in the guest leaves it. */
+void rw_interrupt(int cpu);
+static void send_reschedule(int cpu) { rw_interrupt(cpu); }
+struct smp_ops smp_ops = { .smp_send_reschedule = send_reschedule };
 
 void rw_boot(void)
 {

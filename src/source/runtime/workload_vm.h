@@ -11,6 +11,21 @@ int rw_get_dirty_log(struct kvm *kvm, u32 slot, u64 buffer)
 	return kvm_vm_ioctl_get_dirty_log(kvm, &log);
 }
 
+/* The same for a slot of no more than 512 pages: the first 64 of them. */
+u64 rw_fetch_log(struct kvm *kvm, u32 slot)
+{
+	static u64 log[8];
+
+	return rw_get_dirty_log(kvm, slot, (u64)log) ? 0 : log[0];
+}
+
+/* Where a slot's bitmap is, for who looks at it. */
+u64 rw_kept_bitmap;
+void rw_keep_bitmap(struct kvm *kvm, int slot)
+{
+	rw_kept_bitmap = (u64)id_to_memslot(kvm_memslots(kvm), slot)->dirty_bitmap;
+}
+
 int rw_clear_dirty_log(struct kvm *kvm, u32 slot, u64 first, u32 pages, u64 buffer)
 {
 	struct kvm_clear_dirty_log log = {
