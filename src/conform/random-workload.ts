@@ -164,13 +164,13 @@ class Builder {
     if (!this.longMode) {
       return this.pick<string | Json>([
         [2, "none"],
-        [1, { mode: "pae", identity: "2m", identity_size: hex(Math.min(size, GIGANTIC)) }],
+        [1, { mode: "pae", identity: "2m", identity_size: hex(Math.min(size, 4 * GIGANTIC)) }],
         [
           1,
           {
             mode: "32bit",
             identity: "4m",
-            identity_size: hex(2 * Math.ceil(Math.min(size, GIGANTIC) / HUGE / 2) * HUGE),
+            identity_size: hex(2 * Math.ceil(Math.min(size, 4 * GIGANTIC) / HUGE / 2) * HUGE),
           },
         ],
       ]);

@@ -299,8 +299,9 @@ export class TdpReference {
     if (isTest) return null;
     const region = this.regionOf(operation.mem);
     for (const gfn of frames) this.possiblyYoung.delete(gfn);
-    const first = Math.min(...frames);
-    const last = Math.max(...frames);
+    // Of a gigabyte there are more than fit as arguments.
+    const first = frames.reduce((least, gfn) => Math.min(least, gfn), Number.POSITIVE_INFINITY);
+    const last = frames.reduce((most, gfn) => Math.max(most, gfn), 0);
     // An entry that maps part of the range and more is old as a whole.
     for (let gfn = first - (first % region); gfn < last - (last % region) + region; gfn++)
       this.certainlyYoung.delete(gfn);
