@@ -1,8 +1,9 @@
 import { execFileSync } from "node:child_process";
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type Change, changedSource, changeTree, copyTree } from "../changed-tree.ts";
 import { ALL_MUTATIONS } from "./all.ts";
 import type { Mutation } from "./mutations.ts";
 
@@ -25,20 +26,14 @@ function runCells(root: string, { study, variant, scenario }: Mutation): Outcome
   return JSON.parse(output) as Outcome;
 }
 
-/** The source of the mutation's file with the mutation in it; each text it replaces must stand there once. */
-function mutatedSource(mutation: Mutation): string {
-  let source = readFileSync(join(ROOT, "src", mutation.file), "utf8");
-  for (const { find, replace } of [mutation, ...(mutation.also === undefined ? [] : [mutation.also])]) {
-    expect(source.split(find).length - 1, `"${find}" in ${mutation.file}`).toBe(1);
-    source = source.replace(find, () => replace);
-  }
-  return source;
+function changesOf({ find, replace, also }: Mutation): Change[] {
+  return [{ find, replace }, ...(also === undefined ? [] : [also])];
 }
 
 function mutate(mutation: Mutation, n: number): string {
   const root = join(scratch, String(n));
-  cpSync(join(ROOT, "src"), join(root, "src"), { recursive: true });
-  writeFileSync(join(root, "src", mutation.file), mutatedSource(mutation));
+  copyTree(root);
+  changeTree(root, `src/${mutation.file}`, changesOf(mutation));
   return root;
 }
 
@@ -53,7 +48,8 @@ function runUnchanged(mutation: Mutation): Outcome {
 }
 
 test("each mutation's text stands once in its file", () => {
-  for (const mutation of ALL_MUTATIONS) expect(mutatedSource(mutation)).not.toBe("");
+  for (const mutation of ALL_MUTATIONS)
+    expect(() => changedSource(`src/${mutation.file}`, changesOf(mutation))).not.toThrow();
 });
 
 describe("undoing it is noticed", () => {

@@ -3,15 +3,15 @@
  * there is time for. That it would notice is shown by bugs put into the source.
  */
 import { execFileSync } from "node:child_process";
-import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { changeTree, copyTree } from "../changed-tree.ts";
 import { documentOfCase, FOUND_CASES } from "./found-cases.ts";
 import { PLANTED_BUGS, type PlantedBug } from "./planted-bugs.ts";
 import { runDocument, runSeed } from "./random-tdp.ts";
 
-const ROOT = join(import.meta.dirname, "../..");
 /** So many at a time, and so often. */
 const SEEDS = 25;
 const GIGANTIC_SEEDS = 2;
@@ -36,19 +36,10 @@ describe("a bug in the source is noticed", () => {
   });
   afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
-  function plant({ file, find, replace }: PlantedBug, n: number): string {
+  function plant({ file, ...change }: PlantedBug, n: number): string {
     const root = join(scratch, String(n));
-    for (const part of ["src", "test/properties", "package.json"]) {
-      cpSync(join(ROOT, part), join(root, part), { recursive: true });
-    }
-    symlinkSync(join(ROOT, "node_modules"), join(root, "node_modules"));
-    const path = join(root, "src", file);
-    const source = readFileSync(path, "utf8");
-    expect(source.split(find).length - 1, `"${find}" in ${file}`).toBe(1);
-    writeFileSync(
-      path,
-      source.replace(find, () => replace),
-    );
+    copyTree(root, ["test/properties"]);
+    changeTree(root, `src/${file}`, [change]);
     return root;
   }
 

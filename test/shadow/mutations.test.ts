@@ -1,15 +1,15 @@
 import { execFileSync } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { CheckedProblem } from "../../src/conform/checked-run.ts";
+import { changeTree, copyTree } from "../changed-tree.ts";
 import { runGuest } from "./campaign.ts";
 import { directedGuest } from "./directed-guests.ts";
 import { SHADOW_MUTATIONS, type ShadowMutation } from "./mutations.ts";
 import { randomGuest } from "./random-guest.ts";
 
-const ROOT = join(import.meta.dirname, "../..");
 let scratch = "";
 
 beforeAll(() => {
@@ -18,19 +18,10 @@ beforeAll(() => {
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
 /** A tree with the mutation in it. */
-function mutate({ file, find, replace }: ShadowMutation, n: number): string {
+function mutate({ file, ...change }: ShadowMutation, n: number): string {
   const root = join(scratch, String(n));
-  mkdirSync(join(root, "test"), { recursive: true });
-  for (const part of ["src", "test/shadow"]) cpSync(join(ROOT, part), join(root, part), { recursive: true });
-  symlinkSync(join(ROOT, "node_modules"), join(root, "node_modules"));
-  writeFileSync(join(root, "package.json"), '{ "type": "module" }\n');
-  const path = join(root, "src", file);
-  const source = readFileSync(path, "utf8");
-  expect(source.split(find).length - 1, `"${find}" in ${file}`).toBe(1);
-  writeFileSync(
-    path,
-    source.replace(find, () => replace),
-  );
+  copyTree(root, ["test/shadow"]);
+  changeTree(root, `src/${file}`, [change]);
   return root;
 }
 

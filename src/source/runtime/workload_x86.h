@@ -104,20 +104,7 @@ int rw_enter_workload(struct kvm_vcpu *vcpu)
 	int r = kvm_mmu_reload(vcpu);
 	if (r)
 		return r;
-	preempt_disable();
-	local_irq_disable();
-	smp_store_release(&vcpu->mode, IN_GUEST_MODE);
-	kvm_vcpu_srcu_read_unlock(vcpu);
-	smp_mb__after_srcu_read_unlock();
-	if (READ_ONCE(vcpu->mode) == EXITING_GUEST_MODE || kvm_request_pending(vcpu)) {
-		WRITE_ONCE(vcpu->mode, OUTSIDE_GUEST_MODE);
-		smp_wmb();
-		local_irq_enable();
-		preempt_enable();
-		kvm_vcpu_srcu_read_lock(vcpu);
-		return 1;
-	}
-	return 0;
+	return rw_enter_mode(vcpu);
 }
 
 /* Is an exception handed to the guest at this entry? Its error code, or -1. */
@@ -130,12 +117,8 @@ u64 rw_cr2(struct kvm_vcpu *vcpu) { return vcpu->arch.cr2; }
 /* From the guest. @interrupted: error code of a page fault whose delivery was cut short, or -1 */
 void rw_exit_workload(struct kvm_vcpu *vcpu, s64 interrupted)
 {
-	WRITE_ONCE(vcpu->mode, OUTSIDE_GUEST_MODE);
-	smp_wmb();
 	++vcpu->stat.exits;
-	local_irq_enable();
-	preempt_enable();
-	kvm_vcpu_srcu_read_lock(vcpu);
+	rw_exit_guest(vcpu);
 	/* svm_complete_interrupts() */
 	kvm_clear_exception_queue(vcpu);
 	if (interrupted >= 0) {

@@ -149,18 +149,9 @@ void rw_run_end(struct kvm_vcpu *vcpu)
 	rw_vcpu_put();
 }
 
-/* Up to the guest: 0 when it may run. */
-int rw_enter_guest(struct kvm_vcpu *vcpu)
+/* The last steps to the guest, and the way back when a request or a kick came meanwhile: then 1. */
+static int rw_enter_mode(struct kvm_vcpu *vcpu)
 {
-	if (kvm_request_pending(vcpu)) {
-		if (kvm_check_request(KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, vcpu))
-			kvm_mmu_free_obsolete_roots(vcpu);
-		if (kvm_check_request(KVM_REQ_TLB_FLUSH, vcpu))
-			static_call(kvm_x86_flush_tlb_all)(vcpu);
-		kvm_service_local_tlb_flush_requests(vcpu);
-	}
-	if (kvm_mmu_reload(vcpu))
-		return -EIO;
 	preempt_disable();
 	local_irq_disable();
 	smp_store_release(&vcpu->mode, IN_GUEST_MODE);
@@ -175,6 +166,21 @@ int rw_enter_guest(struct kvm_vcpu *vcpu)
 		return 1;
 	}
 	return 0;
+}
+
+/* Up to the guest: 0 when it may run. */
+int rw_enter_guest(struct kvm_vcpu *vcpu)
+{
+	if (kvm_request_pending(vcpu)) {
+		if (kvm_check_request(KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, vcpu))
+			kvm_mmu_free_obsolete_roots(vcpu);
+		if (kvm_check_request(KVM_REQ_TLB_FLUSH, vcpu))
+			static_call(kvm_x86_flush_tlb_all)(vcpu);
+		kvm_service_local_tlb_flush_requests(vcpu);
+	}
+	if (kvm_mmu_reload(vcpu))
+		return -EIO;
+	return rw_enter_mode(vcpu);
 }
 
 /* From the guest. */
