@@ -31,11 +31,10 @@ import { type Gpa, gpaToGfn, type Hva, PAGE_SIZE, type Pfn, pfnToHpa } from "../
 import { gpcProtocol } from "./gpc-protocols.ts";
 import type { Kvm } from "./kvm.ts";
 import { gfnToHva, gfnToMemslot, kvmMemslots } from "./memslots.ts";
+import { KVM_PFN_ERR_FAULT } from "./page-fault.ts";
 
 /** No address: what KVM_HVA_ERR_BAD and INVALID_GPA are here. */
 const INVALID_ADDRESS = 2 ** 52;
-/** KVM_PFN_ERR_FAULT */
-export const KVM_PFN_ERR_FAULT = (2 ** 52) as Pfn;
 
 const FIELDS = {
   generation: u53,

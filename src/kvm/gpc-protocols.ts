@@ -33,8 +33,9 @@ import {
   writeUnlock,
 } from "../kernel/index.ts";
 import type { Hva, Pfn } from "../machine/index.ts";
-import { type GfnToPfnCache, gpcCommit, KVM_PFN_ERR_FAULT } from "./gfn-to-pfn-cache.ts";
+import { type GfnToPfnCache, gpcCommit } from "./gfn-to-pfn-cache.ts";
 import type { Kvm } from "./kvm.ts";
+import { KVM_PFN_ERR_FAULT } from "./page-fault.ts";
 import type { GpcDesign } from "./variants.ts";
 
 export interface GpcProtocol {

@@ -10,6 +10,8 @@ export type RetPf = "continue" | "retry" | "emulate" | "invalid" | "fixed" | "sp
 
 /** KVM_PFN_NOSLOT: no memslot has the guest frame. */
 export const KVM_PFN_NOSLOT = (2 ** 63) as Pfn;
+/** KVM_PFN_ERR_FAULT: the host has no page there. */
+export const KVM_PFN_ERR_FAULT = (2 ** 52) as Pfn;
 
 /** struct kvm_page_fault */
 export interface KvmPageFault {

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { straightened } from "../../bench/speed/straight/source.ts";
+import { straightened, withConstants, withoutEmptyFields } from "../../bench/speed/straight/source.ts";
 import { changeTree, copyTree } from "../changed-tree.ts";
 
 const ROOT = join(import.meta.dirname, "../..");
@@ -48,6 +48,50 @@ test("the words of generators are taken out, and nothing else", () => {
   ]);
   const generator = "function* lines(text: string): Generator<string> { yield* text.split(' '); }";
   expect(straightened(generator)).toBe(generator);
+});
+
+test("fields that are only declared are taken out", () => {
+  const source = ["class Cell {", "  addr        ;", "  size = 4;", "  next() {", "    return;", "  }", "}"];
+  expect(withoutEmptyFields(source.join("\n")).split("\n")).toEqual([
+    "class Cell {",
+    "",
+    "  size = 4;",
+    "  next() {",
+    "    return;",
+    "  }",
+    "}",
+  ]);
+});
+
+test("names of a module's top level become constants of it", async () => {
+  const source = [
+    'import { sep as slash, join } from "node:path";',
+    "export const SIZE = 4;",
+    "const made = twice(SIZE);",
+    "export class Named {",
+    "  size = twice(made);",
+    "}",
+    "class Other extends Named {",
+    "  path = join('a', slash, String(this.size));",
+    "}",
+    "export function twice(n) {",
+    "  return 2 * n;",
+    "}",
+    "function* count() {",
+    "  yield new Other().path;",
+    "}",
+    "export const counted = [...count()][0];",
+  ].join("\n");
+  const constants = withConstants(source);
+  for (const name of ["slash", "join", "twice", "count"])
+    expect(constants).toMatch(new RegExp(`\\b${name} = ${name}\\$`));
+  expect(constants.split("\n").findIndex((line) => line.includes("return 2 * n"))).toBe(10);
+  const load = (text: string): Promise<Record<string, unknown>> =>
+    import(`data:text/javascript,${encodeURIComponent(text)}`);
+  const [before, after] = [await load(source), await load(constants)];
+  expect(Object.keys(after)).toEqual(Object.keys(before));
+  expect(after.counted).toBe("a/16");
+  expect((after.Named as { name: string }).name).toBe("Named");
 });
 
 describe("an operation that does something else is noticed", () => {

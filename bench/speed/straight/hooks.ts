@@ -3,15 +3,18 @@
  *
  * Modelled code says `yield*` wherever another CPU may get in. When one thread runs to its end and nobody else does, none gets in anywhere. So
  * the source of machine, kernel and kvm is loaded with these words taken out: `function*` becomes `function`, `yield* load(cell)` becomes
- * `load(cell)`, and load() is the one of straight/ops.ts, which reads the heap and returns. Nothing else is changed: it is the MMU that is explored,
- * statement by statement, as plain functions that a compiler can inline (docs/decisions/0012-straight-lines.md).
+ * `load(cell)`, and load() is the one of straight/ops.ts, which reads the heap and returns. Nothing else of what it does is changed: it is the MMU that is
+ * explored, statement by statement, as plain functions that a compiler can inline (docs/decisions/0012-straight-lines.md).
+ *
+ * All modules of the source, the engine's too, are written so that the compiler knows which function a call calls (source.ts).
  */
 import { readFileSync } from "node:fs";
-import { registerHooks } from "node:module";
+import { registerHooks, stripTypeScriptTypes } from "node:module";
 import { fileURLToPath } from "node:url";
-import { straightened } from "./source.ts";
+import { straightened, withConstants, withoutEmptyFields } from "./source.ts";
 
 const SOURCE = new URL("../../../src/", import.meta.url).href;
+const HERE = new URL(".", import.meta.url).href;
 /** Where code is written as steps of threads. */
 const MODELLED = [
   ...["machine", "kernel", "kvm", "conform"].map((floor) => `${SOURCE}${floor}/`),
@@ -26,13 +29,15 @@ const REPLACED = new Map(
 registerHooks({
   resolve(specifier, context, nextResolve) {
     const found = nextResolve(specifier, context);
-    const isOwn = context.parentURL?.startsWith(new URL(".", import.meta.url).href) ?? false;
+    const isOwn = context.parentURL?.startsWith(HERE) ?? false;
     const replacement = isOwn ? undefined : REPLACED.get(found.url);
     return replacement === undefined ? found : { ...found, url: replacement };
   },
   load(url, context, nextLoad) {
-    if (!MODELLED.some((floor) => url.startsWith(floor))) return nextLoad(url, context);
-    const source = straightened(readFileSync(fileURLToPath(url), "utf8"));
-    return { format: "module-typescript", source, shortCircuit: true };
+    const isModelled = MODELLED.some((floor) => url.startsWith(floor));
+    if (!isModelled && !url.startsWith(`${SOURCE}engine/`) && !url.startsWith(HERE)) return nextLoad(url, context);
+    const typed = readFileSync(fileURLToPath(url), "utf8");
+    const source = withConstants(withoutEmptyFields(stripTypeScriptTypes(isModelled ? straightened(typed) : typed)));
+    return { format: "module", source, shortCircuit: true };
   },
 });

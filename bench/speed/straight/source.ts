@@ -1,4 +1,4 @@
-/** The source of modelled code without the words that make generators of it. */
+/** The source of modelled code without the words that make generators of it, and in a form that a compiler can see through. */
 
 /** Generators that are not steps of a thread: a module that has one stays as it is, and cannot be run this way. */
 const TRUE_GENERATOR = /: Generator</;
@@ -9,4 +9,47 @@ export function straightened(source: string): string {
     .replace(/\byield\*\s*/g, "")
     .replace(/\bfunction\*/g, "function")
     .replace(/^(\s*(?:(?:private|static|readonly) )*)\*(?=[A-Za-z_]\w*[(<])/gm, "$1");
+}
+
+/**
+ * A field that a class declares and its constructor sets is `undefined` first, in JavaScript: an engine then takes it for a field that holds anything.
+ * @param javascript a module without its types
+ */
+export function withoutEmptyFields(javascript: string): string {
+  return javascript.replace(/^ +(?!return\b|break\b|continue\b)\w+\s*;$/gm, "");
+}
+
+/**
+ * Every name of a module's top level is a constant of that module: an imported or exported one is a place that may change, which is looked up and
+ * compared at every call; a constant's value is compiled in. What is imported, and when, stays.
+ * @param javascript a module without its types
+ */
+export function withConstants(javascript: string): string {
+  const first: string[] = [];
+  const last: string[] = [];
+  const text = javascript
+    .replace(/^import (\{[^}]*\}) from/gm, (_, names: string) => {
+      const renamed = names.replace(/(\w+)(?: as (\w+))?\s*(?=[,}])/g, (_one, name: string, local: string = name) => {
+        first.push(`${local} = ${local}$`);
+        return `${name} as ${local}$`;
+      });
+      return `import ${renamed} from`;
+    })
+    .replace(
+      /^(export )?((?:async )?function\*?) (\w+)/gm,
+      (_, exported: string | undefined, kind: string, name: string) => {
+        first.push(`${name} = ${name}$`);
+        if (exported !== undefined) last.push(`${name}$ as ${name}`);
+        return `${kind} ${name}$`;
+      },
+    )
+    .replace(/^(export )?class (\w+)([\s\S]*?)^\}/gm, (_, exported: string | undefined, name: string, rest: string) => {
+      if (exported === undefined) return `const ${name} = class ${name}${rest}};`;
+      last.push(`${name}$ as ${name}`);
+      return `const ${name}$ = class ${name}${rest}}; const ${name} = ${name}$;`;
+    });
+  const exports = [...text.matchAll(/^export const (\w+)/gm)].map(([, name]) => name as string);
+  const constants = exports.map((name) => `const ${name}$ = ${name}; export { ${name}$ as ${name} };`);
+  const head = first.length === 0 ? "" : `const ${first.join(", ")}; `;
+  return `${head}${text.replace(/^export const /gm, "const ")}\nexport { ${last.join(", ")} };\n${constants.join("\n")}`;
 }
