@@ -30,8 +30,10 @@ import {
   newLockMetrics,
   newMetrics,
   newStretch,
+  type Stretch,
 } from "./metrics.ts";
 import { TimeQueue } from "./time-queue.ts";
+import { WaitQueue } from "./wait-queue.ts";
 
 export interface SimulationOptions {
   /** Costs by name, over those of the engine's own operations. */
@@ -47,6 +49,8 @@ const TIME_SLICE = 4_000_000;
 /** A task with its clock. */
 interface Thread {
   readonly task: Task;
+  /** Its name without its number, under which it is measured. */
+  readonly kind: string;
   time: number;
   /** Its operation waits for its time to begin, or has begun and waits to be done; `none`: it has been carried out. */
   pending: "none" | "asked" | "begun";
@@ -54,11 +58,24 @@ interface Thread {
   waitsSince: number;
   /** When its time slice began. */
   sliceStart: number;
-  /** Open sections: when they began. */
-  readonly sections: Map<string, number>;
+  /** When its open sections began, by number; -1 for those that are not open. */
+  readonly sections: number[];
   /** Locks that it holds for read, by address: since when. */
   readonly shared: Map<number, number>;
 }
+
+/** A kind of section. */
+interface Section {
+  readonly number: number;
+  readonly stretch: Stretch;
+}
+
+/** Something that costs time by name, and how much of it there was. */
+interface Spending {
+  readonly cost: number;
+  units: number;
+}
+
 
 export class Simulator implements Driver, Clock {
   readonly metrics: Metrics = newMetrics();
@@ -69,11 +86,14 @@ export class Simulator implements Driver, Clock {
   private readonly lockedAccessNs: number;
   private readonly transferNs: number;
   private readonly fenceNs: number;
+  private readonly handOverNs: number;
   private readonly timeSlice: number;
   private readonly until: number;
   private readonly threads: Thread[] = [];
   private readonly queue = new TimeQueue<Thread>();
-  private readonly waiters = new Map<number, Thread[]>();
+  private readonly waiters = new Map<number, WaitQueue<Thread>>();
+  private readonly sections = new Map<string, Section>();
+  private readonly spendings = new Map<string, Spending>();
   /** Since when a lock has an exclusive holder, by address. */
   private readonly held = new Map<number, number>();
   private readonly lockAt = new Map<number, LockMetrics>();
@@ -87,6 +107,7 @@ export class Simulator implements Driver, Clock {
     this.lockedAccessNs = costOf(this.costs, "locked access");
     this.transferNs = costOf(this.costs, "line transfer");
     this.fenceNs = costOf(this.costs, "fence");
+    this.handOverNs = costOf(this.costs, "lock hand-over");
     this.timeSlice = options.timeSlice ?? TIME_SLICE;
     this.until = options.until ?? Number.POSITIVE_INFINITY;
     this.lines = new CacheLines(world.heap.bytes);
@@ -102,11 +123,12 @@ export class Simulator implements Driver, Clock {
       task.remembers = false;
       const thread: Thread = {
         task,
+        kind: kindOf(task.name),
         time: 0,
         pending: "none",
         waitsSince: -1,
         sliceStart: 0,
-        sections: new Map(),
+        sections: [],
         shared: new Map(),
       };
       this.threads.push(thread);
@@ -121,6 +143,10 @@ export class Simulator implements Driver, Clock {
       if (thread.task.finished && this.isOver()) break;
     }
     world.clock = null;
+    for (const [what, { units }] of this.spendings) this.metrics.spent.set(what, units);
+    for (const [name, { stretch }] of this.sections) {
+      if (stretch.count > 0) this.metrics.sections.set(name, stretch);
+    }
     this.checkEnds();
     return this.metrics;
   }
@@ -212,7 +238,7 @@ export class Simulator implements Driver, Clock {
       return true;
     }
     const isLock = op.kind === OpKind.Acquire || op.kind === OpKind.AcquireShared;
-    const overtakes = isLock && (this.waiters.get(op.addr)?.length ?? 0) > 0;
+    const overtakes = isLock && this.isContended(op.addr);
     if (overtakes || !this.access(thread)) {
       this.wait(thread);
       return false;
@@ -257,47 +283,44 @@ export class Simulator implements Driver, Clock {
     this.noteHold(addr, thread, thread.time - since, "holdShared");
   }
 
-  private noteHold(addr: number, { task }: Thread, duration: number, how: "hold" | "holdShared" = "hold"): void {
+  private noteHold(addr: number, { task, kind }: Thread, duration: number, how: "hold" | "holdShared" = "hold"): void {
     const { holdBy, [how]: hold } = this.lockOf(addr);
     addStretch(hold, duration, task.name);
-    addStretch(entryOf(holdBy, kindOf(task.name), newStretch), duration, task.name);
+    addStretch(entryOf(holdBy, kind, newStretch), duration, task.name);
   }
 
   // --- waiting -------------------------------------------------------------------------------------------------------
 
   private wait(thread: Thread): void {
-    const { addr } = thread.task.op;
+    const { op } = thread.task;
     thread.waitsSince = thread.time;
-    const queue = this.waiters.get(addr);
-    if (queue === undefined) this.waiters.set(addr, [thread]);
-    else queue.push(thread);
+    let queue = this.waiters.get(op.addr);
+    if (queue === undefined) {
+      queue = new WaitQueue();
+      this.waiters.set(op.addr, queue);
+    }
+    queue.push(thread, op.kind !== OpKind.Await);
   }
 
   /** The value at `addr` has changed: who waits for that goes on, locks in the order of arrival. */
   private wake(addr: number, time: number): void {
-    const queue = this.waiters.get(addr) as Thread[];
-    const handOver = costOf(this.costs, "lock hand-over");
-    let blocked = false;
-    const left: Thread[] = [];
-    // What a waiter does in turn may wake others of this queue; it is empty meanwhile.
+    const queue = this.waiters.get(addr) as WaitQueue<Thread>;
+    const from = time + this.handOverNs;
+    // What a waiter does to the word in turn wakes nobody: the queue is being served.
     this.waiters.delete(addr);
-    for (const thread of queue) {
-      const { kind } = thread.task.op;
-      const isLock = kind !== OpKind.Await;
-      thread.time = Math.max(thread.time, time + handOver);
-      if ((isLock && blocked) || !this.access(thread)) {
-        left.push(thread);
-        if (isLock) blocked = true;
-        continue;
-      }
+    const isEmpty = queue.serve((thread) => {
+      thread.time = Math.max(thread.time, from);
+      if (!this.access(thread)) return false;
       this.noteWait(thread);
       this.queue.push(thread.time, thread);
-    }
-    if (left.length > 0) this.waiters.set(addr, [...left, ...(this.waiters.get(addr) ?? [])]);
+      return true;
+    });
+    if (!isEmpty) this.waiters.set(addr, queue);
   }
 
   private noteWait(thread: Thread): void {
     const { op, name } = thread.task;
+    const { kind } = thread;
     const duration = thread.time - thread.waitsSince;
     thread.waitsSince = -1;
     if (op.kind === OpKind.Await) {
@@ -307,7 +330,7 @@ export class Simulator implements Driver, Clock {
     }
     const { wait, waitBy } = this.lockOf(op.addr);
     addStretch(wait, duration, name);
-    addStretch(entryOf(waitBy, kindOf(name), newStretch), duration, name);
+    addStretch(entryOf(waitBy, kind, newStretch), duration, name);
   }
 
   /** Locks of one kind (those of all reverse maps, say) are measured together. */
@@ -328,21 +351,39 @@ export class Simulator implements Driver, Clock {
 
   spend(what: string, units = 1): void {
     if (this.running === null) return;
-    this.running.time += units * costOf(this.costs, what);
-    const { spent } = this.metrics;
-    spent.set(what, (spent.get(what) ?? 0) + units);
+    let spending = this.spendings.get(what);
+    if (spending === undefined) {
+      spending = { cost: costOf(this.costs, what), units: 0 };
+      this.spendings.set(what, spending);
+    }
+    this.running.time += units * spending.cost;
+    spending.units += units;
   }
 
   enter(section: string): void {
-    this.running?.sections.set(section, this.running.time);
+    const thread = this.running;
+    if (thread === null) return;
+    const { number } = this.sectionOf(section);
+    while (thread.sections.length <= number) thread.sections.push(-1);
+    thread.sections[number] = thread.time;
   }
 
   leave(section: string): void {
     const thread = this.running;
-    const since = thread?.sections.get(section);
-    if (thread === null || since === undefined) return;
-    thread.sections.delete(section);
-    addStretch(entryOf(this.metrics.sections, section, newStretch), thread.time - since, thread.task.name);
+    if (thread === null) return;
+    const { number, stretch } = this.sectionOf(section);
+    const since = thread.sections[number] ?? -1;
+    if (since < 0) return;
+    thread.sections[number] = -1;
+    addStretch(stretch, thread.time - since, thread.task.name);
+  }
+
+  private sectionOf(name: string): Section {
+    const known = this.sections.get(name);
+    if (known !== undefined) return known;
+    const made = { number: this.sections.size, stretch: newStretch() };
+    this.sections.set(name, made);
+    return made;
   }
 
   gauge(name: string, delta: number): void {
@@ -358,6 +399,6 @@ export class Simulator implements Driver, Clock {
   }
 
   isContended(addr: number): boolean {
-    return (this.waiters.get(addr)?.length ?? 0) > 0;
+    return this.waiters.size > 0 && this.waiters.has(addr);
   }
 }
