@@ -29,6 +29,7 @@ export {
   resultOf,
   type Verdict,
 } from "./check.ts";
+export { deepCall } from "./deep-call.ts";
 export { type DiagramOptions, diagram, type HeadingOf } from "./diagram.ts";
 export { Execution, type Failure, type MemoryModel, type Scheduler } from "./execution.ts";
 export { type Estimate, Estimator, type Glance, glance } from "./explore/estimate.ts";

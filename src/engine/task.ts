@@ -19,18 +19,64 @@ export interface TaskBody {
   readonly value: unknown;
 }
 
+const CALLED: IteratorYieldResult<Operation<unknown>> = {
+  done: false,
+  value: undefined as unknown as Operation<unknown>,
+};
+
+function raise(error: unknown): never {
+  throw error;
+}
+
 /** A task written as a TypeScript generator. */
 export class GeneratorBody implements TaskBody {
   value: unknown = undefined;
-  private readonly steps: Steps<unknown>;
+  /** What the callee of the last deep call returned (deep-call.ts). */
+  returned: unknown = undefined;
+  /** What runs: the task's own steps, or the callee of a deep call. */
+  private steps: Steps<unknown>;
+  /** Those that wait for it to end, the outermost first. */
+  private readonly callers: Steps<unknown>[] = [];
+  private callee: Steps<unknown> | null = null;
+
   constructor(steps: Steps<unknown>) {
     this.steps = steps;
   }
+
   resume(): boolean {
-    const result = this.steps.next();
-    if (!result.done) return false;
-    this.value = result.value;
-    return true;
+    let thrown: { readonly error: unknown } | null = null;
+    for (;;) {
+      let result: IteratorResult<Operation<unknown>, unknown>;
+      try {
+        result = thrown === null ? this.steps.next() : this.steps.throw(thrown.error);
+      } catch (error) {
+        this.steps = this.callers.pop() ?? raise(error);
+        thrown = { error };
+        continue;
+      }
+      thrown = null;
+      if (result.done === true) {
+        const caller = this.callers.pop();
+        if (caller === undefined) {
+          this.value = result.value;
+          return true;
+        }
+        this.returned = result.value;
+        this.steps = caller;
+      } else {
+        const { callee } = this;
+        if (callee === null) return false;
+        this.callee = null;
+        this.callers.push(this.steps);
+        this.steps = callee;
+      }
+    }
+  }
+
+  /** A deep call: the steps that run give up control, and those of the callee run until they have ended. */
+  enter(callee: Steps<unknown>): IteratorYieldResult<Operation<unknown>> {
+    this.callee = callee;
+    return CALLED;
   }
 }
 

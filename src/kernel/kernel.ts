@@ -1,5 +1,5 @@
 /** The kernel that lends KVM its services: one for each world. */
-import type { Steps, World } from "../engine/index.ts";
+import { deepCall, type Steps, type World } from "../engine/index.ts";
 import { Current, current } from "./current.ts";
 import { LockJudge } from "./lock-facts.ts";
 import { Rcu } from "./rcu.ts";
@@ -27,7 +27,7 @@ export class Kernel {
 
 /** A kernel thread's body: what it does, and the checks at its end. */
 export function* kthread<T>(world: World, body: Steps<T>): Steps<T> {
-  const value = yield* body;
+  const value = yield* deepCall(world, body);
   current(world).checkExit();
   return value;
 }

@@ -11,7 +11,7 @@
  * that the sequence has moved, whatever happened between. When no memslot overlaps, n3 and e1 do nothing at all.
  * Stands for kvm_mmu_notifier_invalidate_range_start() and _end(), __kvm_handle_hva_range(), of 6.12 and 7.2 (ranges in guest frames).
  */
-import { load, type Steps, store } from "../engine/index.ts";
+import { deepCall, load, type Steps, store } from "../engine/index.ts";
 import {
   assertHeldWrite,
   type MmuNotifierOps,
@@ -170,7 +170,8 @@ function* ageHvaRange(
   const parts = yield* overlapping(kvm, range);
   let young = false;
   if (locked && parts.length > 0) yield* writeLock(kvm.mmuLock);
-  for (const part of parts) if (yield* arch.ageGfnRange(part.start, part.end, range.test)) young = true;
+  for (const part of parts)
+    if (yield* deepCall(kvm.world, arch.ageGfnRange(part.start, part.end, range.test))) young = true;
   if (range.flush && young) yield* arch.flushRemoteTlbs();
   if (locked && parts.length > 0) yield* writeUnlock(kvm.mmuLock);
   yield* srcuReadUnlock(kvm.srcu);

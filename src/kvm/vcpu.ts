@@ -13,7 +13,16 @@
  *     mode = OUTSIDE_GUEST_MODE, interrupts on, SRCU
  *     handle the exit
  */
-import { type Cell as CellType, cell, load, type Steps, startLoop, store, type World } from "../engine/index.ts";
+import {
+  type Cell as CellType,
+  cell,
+  deepCall,
+  load,
+  type Steps,
+  startLoop,
+  store,
+  type World,
+} from "../engine/index.ts";
 import { srcuReadLock, srcuReadUnlock } from "../kernel/index.ts";
 import {
   GuestCpu,
@@ -174,7 +183,7 @@ export function* kvmArchVcpuIoctlRun(vcpu: Vcpu, instructions: readonly GuestIns
   const again = startLoop(vcpu.world);
   for (let at = guest.next; result === null; ) {
     if (vcpu.world.comparesStates) again(at, Number.isFinite(faultsMax) ? faults : 0, ...positionOf(vcpu));
-    const exit = yield* vcpuEnterGuest(vcpu);
+    const exit = yield* deepCall(vcpu.world, vcpuEnterGuest(vcpu));
     if (exit === null) continue;
     if (exit === "dirty-ring-full") {
       result = exit;
@@ -188,7 +197,7 @@ export function* kvmArchVcpuIoctlRun(vcpu: Vcpu, instructions: readonly GuestIns
     if (guest.next !== at) faults = 0;
     at = guest.next;
     const isFault = exit.kind === "npf" || exit.kind === "page-fault";
-    result = isFault && faults++ === faultsMax ? "gave-up" : yield* handleExit(vcpu, exit);
+    result = isFault && faults++ === faultsMax ? "gave-up" : yield* deepCall(vcpu.world, handleExit(vcpu, exit));
   }
   yield* srcuReadUnlock(vcpu.vm.kvm.srcu);
   return result;
@@ -270,7 +279,7 @@ function* runInGuest({ guest, world }: Vcpu): Steps<VmExit> {
   const { clock } = world;
   clock?.leave("irqs-off");
   clock?.enter("guest");
-  const exit = yield* vmrun(guest);
+  const exit = yield* deepCall(world, vmrun(guest));
   clock?.leave("guest");
   clock?.enter("irqs-off");
   // When the guest has nothing more to do, the measured part is over.
@@ -335,7 +344,10 @@ function* handlePageFault(
   if (reported !== null) vcpu.vm.emit({ name: "kvm_page_fault", vcpu: vcpu.id, rip, address, errorCode: reported });
   vcpu.world.clock?.enter("page fault");
   vcpu.world.clock?.spend("handle a page fault");
-  const { kind, allowRetry, writeToShadowPgtable } = yield* kvmMmuPageFault(vcpu, address, errorCode);
+  const { kind, allowRetry, writeToShadowPgtable } = yield* deepCall(
+    vcpu.world,
+    kvmMmuPageFault(vcpu, address, errorCode),
+  );
   vcpu.world.clock?.leave("page fault");
   if (kind === "emulate")
     return yield* x86EmulateInstruction(vcpu, { addr: address, allowRetry, writeToShadowPgtable });

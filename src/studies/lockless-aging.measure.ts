@@ -7,7 +7,7 @@
  *
  * Nobody uses those pages meanwhile, so from the second pass on every answer that one was used is wrong.
  */
-import { type CostTable, runSequentially, type Steps, type World } from "../engine/index.ts";
+import { type CostTable, deepCall, runSequentially, type Steps, type World } from "../engine/index.ts";
 import { Kernel, Mm, PageFrames, PROT_READ, PROT_WRITE } from "../kernel/index.ts";
 import { Kvm } from "../kvm/kvm.ts";
 import { type KvmVariants, LINUX_6_12, LINUX_7_2 } from "../kvm/variants.ts";
@@ -62,7 +62,7 @@ function* populate(scene: Scene, id: number, { pages, aged }: Parameters): Steps
   vcpu.reset();
   const first = aged + id * pages;
   const instructions = Array.from({ length: pages }, (_, n) => touch(first + n, "write"));
-  yield* kvmArchVcpuIoctlRun(vcpu, instructions);
+  yield* deepCall(scene.world, kvmArchVcpuIoctlRun(vcpu, instructions));
   scene.vcpusLeft--;
 }
 
@@ -74,7 +74,8 @@ function* age(scene: Scene, aged: number): Steps<void> {
     for (let n = 0; n < aged; n++) {
       world.clock?.enter("aging a page");
       let young = false;
-      for (const ops of mm.notifiers) if (yield* ops.clearYoung(hostPage(n), hostPage(n + 1))) young = true;
+      for (const ops of mm.notifiers)
+        if (yield* deepCall(world, ops.clearYoung(hostPage(n), hostPage(n + 1)))) young = true;
       if (young && scene.passes > 0) scene.wrong++;
       world.clock?.leave("aging a page");
     }

@@ -8,7 +8,9 @@ const lengthArb = fc.oneof(
   fc.integer({ min: 1, max: 5000 }),
   fc.integer({ min: 1, max: 2 ** 31 }),
   fc.maxSafeInteger().map((value) => 1 + (Math.abs(value) % 2 ** 47)),
-  fc.integer({ min: 0, max: 46 }).chain((bits) => fc.constantFrom(2 ** bits, Math.max(1, 2 ** bits - 1), 2 ** bits + 1)),
+  fc
+    .integer({ min: 0, max: 46 })
+    .chain((bits) => fc.constantFrom(2 ** bits, Math.max(1, 2 ** bits - 1), 2 ** bits + 1)),
 );
 
 test("says what Node's histogram says", () => {

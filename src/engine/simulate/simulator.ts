@@ -76,7 +76,6 @@ interface Spending {
   units: number;
 }
 
-
 export class Simulator implements Driver, Clock {
   readonly metrics: Metrics = newMetrics();
   private readonly world: World;

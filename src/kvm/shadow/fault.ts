@@ -10,7 +10,7 @@
  *
  * Stands for these functions and fast_page_fault() of 6.12 and 7.2.
  */
-import { compareExchange, load, type Steps, sameU64, type U64, U64_ZERO } from "../../engine/index.ts";
+import { compareExchange, deepCall, load, type Steps, sameU64, type U64, U64_ZERO } from "../../engine/index.ts";
 import { putPage, writeLock, writeUnlock } from "../../kernel/index.ts";
 import { type Gva, PFERR_PRESENT, PFERR_RSVD, PFERR_WRITE } from "../../machine/index.ts";
 import { markPageDirtyInSlot } from "../dirty-log.ts";
@@ -84,7 +84,7 @@ function* underMmuLock(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault, map: 
   yield* writeLock(kvm.mmuLock);
   // Room first: what is zapped for it may be what the fault is about to use.
   if (!(yield* makeMmuPagesAvailable(shadow))) result = "error";
-  else if (!isShadowFaultStale(vcpu, shadow, fault)) result = yield* map();
+  else if (!isShadowFaultStale(vcpu, shadow, fault)) result = yield* deepCall(shadow.world, map());
   yield* writeUnlock(kvm.mmuLock);
   if (fault.slot !== null) yield* putPage(kvm.mm.frames, found);
   return result;

@@ -8,7 +8,7 @@
  *
  * Stands for these functions and validate_direct_spte() of 6.12 and 7.2.
  */
-import { load, type Steps, sameU64, type U64 } from "../../engine/index.ts";
+import { deepCall, load, type Steps, sameU64, type U64 } from "../../engine/index.ts";
 import { getUserPageFast, putPage } from "../../kernel/index.ts";
 import { type Gfn, guestEntryFrame, type Pfn, PG_LEVEL_4K, gfn as toGfn } from "../../machine/index.ts";
 import { gpteAccess } from "../cpu-role.ts";
@@ -161,14 +161,8 @@ function* directPtePrefetch(vcpu: Vcpu, shadow: ShadowMmu, sptep: Sptep): Steps<
       continue;
     }
     if (start === null) continue;
-    const filled: number = yield* prefetchSptes(
-      vcpu,
-      shadow,
-      spteOf(shadow.world, sp, start),
-      shadow.pages.gfnOf(sp, start),
-      i - start,
-      access,
-    );
+    const [from, gfn] = [spteOf(shadow.world, sp, start), shadow.pages.gfnOf(sp, start)];
+    const filled: number = yield* deepCall(shadow.world, prefetchSptes(vcpu, shadow, from, gfn, i - start, access));
     if (filled === 0) return;
     start = null;
   }
