@@ -1,6 +1,6 @@
 /** What a simulation measures. Times in nanoseconds. */
+import { createHistogram, type RecordableHistogram } from "node:perf_hooks";
 import { Gauge } from "./gauge.ts";
-import { Histogram } from "./histogram.ts";
 
 export interface Stretch {
   count: number;
@@ -8,9 +8,12 @@ export interface Stretch {
   longest: number;
   /** The task that had the longest. */
   by: string;
-  /** How many there are of each length. */
-  readonly histogram: Histogram;
+  /** How many there are of each length: an HDR histogram, exact to three digits. */
+  readonly histogram: RecordableHistogram;
 }
+
+/** What is longer counts as this long: 39 hours. */
+const LONGEST = 2 ** 47;
 
 export function newStretch(): Stretch {
   return {
@@ -18,19 +21,19 @@ export function newStretch(): Stretch {
     total: 0,
     longest: 0,
     by: "",
-    histogram: new Histogram(),
+    histogram: createHistogram({ lowest: 1, highest: LONGEST, figures: 3 }),
   };
 }
 
 /** The length below which a share of the stretches lies, to three digits; null when there are none. */
 export function percentileOf({ count, longest, histogram }: Stretch, share: number): number | null {
-  return count === 0 ? null : Math.min(longest, histogram.valueAt(share));
+  return count === 0 ? null : Math.min(longest, histogram.percentile(100 * share));
 }
 
 export function addStretch(stretch: Stretch, duration: number, by: string): void {
   stretch.count++;
   stretch.total += duration;
-  stretch.histogram.record(duration);
+  stretch.histogram.record(Math.min(LONGEST, Math.max(1, Math.round(duration))));
   if (duration <= stretch.longest) return;
   stretch.longest = duration;
   stretch.by = by;
