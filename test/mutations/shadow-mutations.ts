@@ -288,8 +288,8 @@ export const SHADOW_MUTATIONS: readonly Mutation[] = [
     find: 'if (!sameU64(yield* compareExchange(sptep, spte, fixed), spte)) return outcome("retry");',
     replace: "yield* store(sptep, fixed);",
     also: {
-      find: "import { compareExchange, load, type Steps,",
-      replace: "import { load, store, type Steps,",
+      find: "import { compareExchange, deepCall, load, type Steps,",
+      replace: "import { deepCall, load, store, type Steps,",
     },
     ...protect,
     scenario: "table",
