@@ -48,7 +48,7 @@ export {
   type Strategy,
   type Totals,
 } from "./job.ts";
-export { type Operation, OpKind, type Ready, type Steps, type Update } from "./operation.ts";
+export { type Operation, OpKind, PLACE, type Ready, type Steps, type Update } from "./operation.ts";
 export {
   acquire,
   acquireShared,

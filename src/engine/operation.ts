@@ -67,6 +67,14 @@ export type Update = (value: number) => number;
 /** The steps of a task, or of a function of it: a generator that asks for operations and returns a `T`. */
 export type Steps<T> = Generator<Operation<unknown>, T, void>;
 
+/** In an operation's text: here goes the name of the place. A name is made when somebody reads it, and not at every access. */
+export const PLACE = "\u0001";
+
+/** An operation's text as people read it. */
+export function shownText({ text, addr, task }: Operation<unknown>): string {
+  return text.includes(PLACE) ? text.replace(PLACE, task.world.nameOf(addr)) : text;
+}
+
 /** Each task has one operation record, filled in anew for each request. */
 export class Operation<T> implements Iterator<Operation<unknown>, T, void> {
   readonly task: Task;
@@ -83,7 +91,7 @@ export class Operation<T> implements Iterator<Operation<unknown>, T, void> {
   expectedHi = 0;
   ready: Ready | null = null;
   update: Update | null = null;
-  /** What the diagram says instead of the bare access ("read_lock(&gpc->lock)"), and why an object's life ends. */
+  /** What the diagram says instead of the bare access ("read_lock(&gpc->lock)"), and why an object's life ends; see {@link shownText}. */
   text = "";
   /** Result, filled in by the driver. */
   resultLo = 0;

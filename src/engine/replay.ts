@@ -9,7 +9,7 @@ import { UsageError } from "./assert.ts";
 import { Execution, type Failure } from "./execution.ts";
 import { Follower } from "./follow.ts";
 import type { AccessSize } from "./heap.ts";
-import { OpKind } from "./operation.ts";
+import { OpKind, shownText } from "./operation.ts";
 import { makeWorld, type Program } from "./program.ts";
 import type { Schedule } from "./schedule.ts";
 import { type StackOf, sideText } from "./sides.ts";
@@ -106,7 +106,7 @@ export function replay<S, T = null>(
   follower.onPick = (lane) => {
     noteMemory();
     const task = world.tasks[lane];
-    taken.push({ stack: requested.get(lane) ?? [], text: task === undefined ? "" : task.op.text });
+    taken.push({ stack: requested.get(lane) ?? [], text: task === undefined ? "" : shownText(task.op) });
   };
   execution.start();
   execution.run();
@@ -296,7 +296,7 @@ function describeWaiting(execution: Execution, requested: ReadonlyMap<number, So
       name,
       value: "",
       memory: null,
-      text: `${op.text === "" ? bare : op.text}  ...for ever`,
+      text: `${op.text === "" ? bare : shownText(op)}  ...for ever`,
       stack: requested.get(task.lane) ?? [],
       shared: true,
     };

@@ -54,7 +54,7 @@ export {
   notifyStartNonblock,
 } from "./mm/notifier.ts";
 export { allowFrame, PageFrames, putPage, revokeFrame, tryGetPage } from "./mm/page.ts";
-export { getUser, putUser, tryCmpxchgUser, type UserAccessSize } from "./mm/user-access.ts";
+export { getUser, getUserWords, putUser, tryCmpxchgUser, type UserAccessSize } from "./mm/user-access.ts";
 export {
   PROT_EXEC,
   PROT_NONE,

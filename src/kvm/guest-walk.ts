@@ -11,7 +11,7 @@
  * are not modelled.
  */
 import { orU64, type Steps, sameU64, type U64 } from "../engine/index.ts";
-import { getUser, tryCmpxchgUser } from "../kernel/index.ts";
+import { getUser, getUserWords, tryCmpxchgUser } from "../kernel/index.ts";
 import {
   type Gfn,
   type Gpa,
@@ -28,6 +28,7 @@ import {
   isDirty,
   isLastGuestEntry,
   isPresent,
+  offsetInPage,
   PAGE_SIZE,
   type PagingMode,
   PFERR_FETCH,
@@ -40,7 +41,7 @@ import {
 } from "../machine/index.ts";
 import { type AccessBits, accessBits, gpteAccess, permissionFault } from "./cpu-role.ts";
 import { kvmVcpuMarkPageDirty } from "./dirty-log.ts";
-import { gfnToHva, gfnToMemslot, KVM_MEM_READONLY, KVM_MEMSLOT_INVALID, type KvmMemorySlot } from "./memslots.ts";
+import { gfnToHva, gfnToMemslot, KVM_MEMSLOT_INVALID, type KvmMemorySlot, memslotIsReadonly } from "./memslots.ts";
 import type { Vcpu } from "./vcpu.ts";
 
 /** One level of a walk. */
@@ -66,8 +67,14 @@ export interface GuestWalk {
   /** The frame of exactly the address. */
   readonly gfn: Gfn;
   readonly pteAccess: number;
-  /** By level. PDPTEs are not among them. */
-  readonly entries: ReadonlyMap<number, WalkedEntry>;
+  /** From the top down to `level`. PDPTEs are not among them. */
+  readonly entries: readonly WalkedEntry[];
+}
+
+/** The entry of a level that the walk went through. */
+export function walkedEntry({ entries }: GuestWalk, level: number): WalkedEntry {
+  const top = entries[0] as WalkedEntry;
+  return entries[top.level - level] as WalkedEntry;
 }
 
 /** The walk failed: the guest's own page fault. */
@@ -79,11 +86,12 @@ export interface WalkFault {
 
 /** FNAME(walk_addr). @param access PFERR_WRITE, _USER, _FETCH, and what else an error code has */
 export function* walkAddr(vcpu: Vcpu, addr: Gva, access: number): Steps<GuestWalk | WalkFault> {
-  vcpu.vm.emit({ name: "kvm_mmu_pagetable_walk", addr, pferr: access });
+  if (vcpu.world.tracepoints) vcpu.vm.emit({ name: "kvm_mmu_pagetable_walk", addr, pferr: access });
   for (;;) {
     const result = yield* walkOnce(vcpu, addr, access);
     if (result === "retry") continue;
-    if (result.kind === "fault") vcpu.vm.emit({ name: "kvm_mmu_walker_error", errorCode: result.errorCode });
+    if (result.kind === "fault" && vcpu.world.tracepoints)
+      vcpu.vm.emit({ name: "kvm_mmu_walker_error", errorCode: result.errorCode });
     return result;
   }
 }
@@ -92,39 +100,35 @@ function* walkOnce(vcpu: Vcpu, addr: Gva, access: number): Steps<GuestWalk | Wal
   const { mode } = vcpu.guest;
   const bits = accessBits(vcpu.vm.kvm.variants.kernel);
   const write = (access & PFERR_WRITE) !== 0;
-  const entries = new Map<number, WalkedEntry>();
-  const error = (extra: number): WalkFault => ({
-    kind: "fault",
-    address: addr,
-    errorCode: errorCodeOf(mode, access, extra),
-  });
+  const { tracepoints } = vcpu.world;
+  const entries: WalkedEntry[] = [];
   let table = mode.cr3 as number;
   let level: number = mode.levels;
   if (level === 3) {
-    const pdpte = vcpu.mmu.pdptes[Math.floor(addr / 2 ** 30) % 4] as U64;
-    vcpu.vm.emit({ name: "kvm_mmu_paging_element", pte: pdpte, level });
-    if (!isPresent(pdpte)) return error(0);
+    const pdpte = vcpu.mmu.pdptes[Math.floor(addr / 2 ** 30) & 3] as U64;
+    if (tracepoints) vcpu.vm.emit({ name: "kvm_mmu_paging_element", pte: pdpte, level });
+    if (!isPresent(pdpte)) return walkFault(mode, addr, access, 0);
     table = guestEntryFrame(mode, pdpte, level) * PAGE_SIZE;
     level--;
   }
   let rights = bits.all;
   for (; ; level--) {
     const entry = yield* readGpte(vcpu, table, addr, level, rights);
-    if (entry === null) return error(0);
+    if (entry === null) return walkFault(mode, addr, access, 0);
     const { pte } = entry;
-    vcpu.vm.emit({ name: "kvm_mmu_paging_element", pte, level });
-    if (!isPresent(pte)) return error(0);
-    if (hasReservedBits(mode, pte, level)) return error(PFERR_RSVD | PFERR_PRESENT);
-    entries.set(level, entry);
+    if (tracepoints) vcpu.vm.emit({ name: "kvm_mmu_paging_element", pte, level });
+    if (!isPresent(pte)) return walkFault(mode, addr, access, 0);
+    if (hasReservedBits(mode, pte, level)) return walkFault(mode, addr, access, PFERR_RSVD | PFERR_PRESENT);
+    entries.push(entry);
     rights &= gpteAccess(bits, pte);
     if (isLastGuestEntry(mode, pte, level)) break;
     table = guestEntryFrame(mode, pte, level) * PAGE_SIZE;
   }
   const denied = permissionFault(bits, mode, rights, access);
-  if (denied !== 0) return error(denied);
+  if (denied !== 0) return walkFault(mode, addr, access, denied);
   if (!(yield* updateAccessedDirtyBits(vcpu, entries, level, write))) return "retry";
-  const leaf = entries.get(level) as WalkedEntry;
-  const inPage = Math.floor(addr / PAGE_SIZE) % guestPagesPerEntry(mode, level);
+  const leaf = entries[entries.length - 1] as WalkedEntry;
+  const inPage = Math.floor(addr / PAGE_SIZE) & (guestPagesPerEntry(mode, level) - 1);
   return {
     kind: "walk",
     level,
@@ -139,9 +143,9 @@ export function protectCleanGpte(bits: AccessBits, access: number, gpte: U64): n
   return isDirty(gpte) ? access : access & ~bits.write;
 }
 
-function errorCodeOf(mode: PagingMode, access: number, extra: number): number {
+function walkFault(mode: PagingMode, address: Gva, access: number, extra: number): WalkFault {
   const fetch = mode.nx || mode.smep ? access & PFERR_FETCH : 0;
-  return extra | (access & (PFERR_WRITE | PFERR_USER)) | fetch;
+  return { kind: "fault", address, errorCode: extra | (access & (PFERR_WRITE | PFERR_USER)) | fetch };
 }
 
 /** kvm_is_visible_memslot() */
@@ -161,29 +165,30 @@ function* readGpte(vcpu: Vcpu, table: number, addr: Gva, level: number, ptAccess
   const hva = (gfnToHva(slot, tableGfn) + offset) as Hva;
   const pte = yield* getUser(kvm.mm, hva, size);
   if (pte === null) return null;
-  const writable = (slot.flags.value & KVM_MEM_READONLY) === 0;
+  const writable = !memslotIsReadonly(slot);
   return { level, tableGfn, gpa: (tableGfn * PAGE_SIZE + offset) as Gpa, hva, writable, pte, ptAccess };
 }
 
 /** FNAME(update_accessed_dirty_bits): false when an entry has changed, so that the walk must start over. */
 function* updateAccessedDirtyBits(
   vcpu: Vcpu,
-  entries: ReadonlyMap<number, WalkedEntry>,
+  entries: readonly WalkedEntry[],
   leaf: number,
   write: boolean,
 ): Steps<boolean> {
   const { kvm } = vcpu.vm;
   const size = guestEntrySize(vcpu.guest.mode);
   // From the top down, as they were read.
-  for (const entry of entries.values()) {
+  for (let i = 0; i < entries.length; i++) {
+    const entry = entries[i] as WalkedEntry;
     const old = entry.pte;
     let pte = old;
     if (!isAccessed(pte)) {
-      vcpu.vm.emit({ name: "kvm_mmu_set_accessed_bit", gpa: entry.gpa });
+      if (vcpu.world.tracepoints) vcpu.vm.emit({ name: "kvm_mmu_set_accessed_bit", gpa: entry.gpa });
       pte = orU64(pte, PT_ACCESSED_MASK);
     }
     if (entry.level === leaf && write && !isDirty(pte)) {
-      vcpu.vm.emit({ name: "kvm_mmu_set_dirty_bit", gpa: entry.gpa });
+      if (vcpu.world.tracepoints) vcpu.vm.emit({ name: "kvm_mmu_set_dirty_bit", gpa: entry.gpa });
       pte = orU64(pte, PT_DIRTY_MASK);
     }
     // Tables in a read-only memslot keep the bits that they have.
@@ -204,12 +209,21 @@ export function* gvaToGpa(vcpu: Vcpu, addr: Gva, access: number): Steps<Gpa | Wa
   if (!vcpu.guest.mode.paging) return addr as number as Gpa;
   const walk = yield* walkAddr(vcpu, addr, access);
   if (walk.kind === "fault") return walk;
-  return (walk.gfn * PAGE_SIZE + (addr % PAGE_SIZE)) as Gpa;
+  return (walk.gfn * PAGE_SIZE + offsetInPage(addr)) as Gpa;
 }
 
 /** kvm_vcpu_read_guest_atomic() of one aligned word: null where that would have to sleep, and where there is no memory. */
 export function readGuestAtomic(vcpu: Vcpu, gpa: Gpa, size: 4 | 8): Steps<U64 | null> {
   return readGuest(vcpu, gpa, size, true);
+}
+
+/** kvm_vcpu_read_guest_atomic() of words in a row inside one page. */
+export function* readGuestWordsAtomic(vcpu: Vcpu, gpa: Gpa, size: 4 | 8, count: number): Steps<U64[] | null> {
+  const { kvm } = vcpu.vm;
+  const frame = gpaToGfn(gpa);
+  const slot = yield* gfnToMemslot(kvm.memslots, frame);
+  if (!isVisibleMemslot(slot)) return null;
+  return yield* getUserWords(kvm.mm, (gfnToHva(slot, frame) + offsetInPage(gpa)) as Hva, size, count);
 }
 
 /** kvm_vcpu_read_guest() of one aligned word: null where there is no memory. @param atomic may not sleep: null for a page that is not there */
@@ -218,7 +232,7 @@ function* readGuest(vcpu: Vcpu, gpa: Gpa, size: 4 | 8, atomic: boolean): Steps<U
   const frame = gpaToGfn(gpa);
   const slot = yield* gfnToMemslot(kvm.memslots, frame);
   if (!isVisibleMemslot(slot)) return null;
-  return yield* getUser(kvm.mm, (gfnToHva(slot, frame) + (gpa % PAGE_SIZE)) as Hva, size, atomic);
+  return yield* getUser(kvm.mm, (gfnToHva(slot, frame) + offsetInPage(gpa)) as Hva, size, atomic);
 }
 
 /** load_pdptrs(): reads the four PDPTEs that CR3 points at; false when one of them is not valid. */

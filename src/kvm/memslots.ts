@@ -77,6 +77,8 @@ export class Memslots {
   readonly mnActiveInvalidateCount: Cell;
   readonly mnMemslotsUpdateWait: WaitQueue;
   private readonly sets: readonly [SlotSet, SlotSet];
+  /** The view on a slot that was asked for last: a view is an address and nothing else, and it is nearly always the same one. */
+  private lastView: KvmMemorySlot | null = null;
 
   constructor(world: World, kernel: Kernel, srcu: Srcu) {
     this.world = world;
@@ -103,11 +105,16 @@ export class Memslots {
   }
 
   setAt(addr: number): SlotSet {
-    return SET.at(this.world, addr);
+    const [first, second] = this.sets;
+    return addr === first.addr ? first : second;
   }
 
   slotAt(addr: number): KvmMemorySlot {
-    return SLOT.at(this.world, addr);
+    const { lastView } = this;
+    if (lastView !== null && lastView.addr === addr) return lastView;
+    const view = SLOT.at(this.world, addr);
+    this.lastView = view;
+    return view;
   }
 
   inactiveSet(active: number): SlotSet {

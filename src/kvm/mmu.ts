@@ -56,6 +56,8 @@ const outcome = (kind: FaultOutcome["kind"], allowRetry = false, writeToShadowPg
   writeToShadowPgtable,
 });
 
+const RESUME = outcome("resume");
+
 /** kvm_mmu_page_fault(). @param addr guest-physical with nested paging, guest-virtual without */
 export function* kvmMmuPageFault(vcpu: Vcpu, addr: number, errorCode: number): Steps<FaultOutcome> {
   let result: RetPf = "invalid";
@@ -81,7 +83,7 @@ export function* kvmMmuPageFault(vcpu: Vcpu, addr: number, errorCode: number): S
   if (result === "emulate") vcpu.count("pf_emulate");
   if (result === "spurious") vcpu.count("pf_spurious");
   if (result === "error") return outcome("efault");
-  return result === "emulate" ? outcome("emulate", allowRetry, writeToShadowPgtable) : outcome("resume");
+  return result === "emulate" ? outcome("emulate", allowRetry, writeToShadowPgtable) : RESUME;
 }
 
 /** handle_exception() up to 6.11: an event was being delivered and nobody could emulate that, so the frame must not be write-protected. */

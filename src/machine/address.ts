@@ -42,6 +42,9 @@ export const gva = (n: number): Gva => n as Gva;
 export const hva = (n: number): Hva => n as Hva;
 export const hpa = (n: number): Hpa => n as Hpa;
 
+/** The low bits of an address of whatever kind. A bit operation: a remainder of numbers that may be large is a slow loop of the machine. */
+export const offsetInPage = (addr: number): number => addr & (PAGE_SIZE - 1);
+
 export const gpaToGfn = (addr: Gpa): Gfn => Math.floor(addr / PAGE_SIZE) as Gfn;
 export const gfnToGpa = (frame: Gfn): Gpa => (frame * PAGE_SIZE) as Gpa;
 export const pfnToHpa = (frame: Pfn): Hpa => (frame * PAGE_SIZE) as Hpa;
@@ -55,11 +58,11 @@ export function pagesPerLevel(level: number): number {
 
 /** Index into a table of the level for a frame number. */
 export function tableIndex(frame: number, level: number): number {
-  return Math.floor(frame / pagesPerLevel(level)) % ENTRIES_PER_TABLE;
+  return Math.floor(frame / pagesPerLevel(level)) & (ENTRIES_PER_TABLE - 1);
 }
 
 /** The first frame that an entry of the level which maps `frame` covers. */
 export function alignToLevel<F extends number>(frame: F, level: number): F {
-  const pages = pagesPerLevel(level);
-  return (frame - (frame % pages)) as F;
+  // Up to 1G the low bits of a frame, which a bit operation has at once.
+  return (frame - (level <= PG_LEVEL_512G ? frame & (pagesPerLevel(level) - 1) : frame % pagesPerLevel(level))) as F;
 }

@@ -10,8 +10,8 @@
  *
  * A value of this type is immutable; a MOV to a control register makes another one.
  */
-import { type U64, u64 } from "../engine/index.ts";
-import { type Gpa, PAGE_SIZE, type Pfn, PG_LEVEL_1G, PG_LEVEL_2M, PG_LEVEL_4K } from "./address.ts";
+import type { U64 } from "../engine/index.ts";
+import { type Gpa, PAGE_SIZE, type Pfn, PG_LEVEL_1G, PG_LEVEL_2M, PG_LEVEL_4K, pagesPerLevel } from "./address.ts";
 import { entryFrame, hasPageSize, isPresent, PT64_NX_MASK } from "./entry.ts";
 
 /** The control registers that paging depends on. */
@@ -92,13 +92,14 @@ export function guestEntrySize(mode: PagingMode): 4 | 8 {
 
 /** 4K frames that an entry of the level maps or leads to. */
 export function guestPagesPerEntry(mode: PagingMode, level: number): number {
-  return (mode.pae || mode.longMode ? 512 : 1024) ** (level - 1);
+  if (!mode.pae && !mode.longMode) return level === 2 ? 1024 : 1;
+  return pagesPerLevel(level);
 }
 
 /** Index into a table of the level. */
 export function guestTableIndex(mode: PagingMode, addr: number, level: number): number {
   const entries = mode.levels === 2 ? 1024 : mode.levels === 3 && level === 3 ? 4 : 512;
-  return Math.floor(addr / (PAGE_SIZE * guestPagesPerEntry(mode, level))) % entries;
+  return Math.floor(addr / (PAGE_SIZE * guestPagesPerEntry(mode, level))) & (entries - 1);
 }
 
 /** Whether an entry of that level maps a page and does not lead to a table. */
@@ -113,7 +114,7 @@ export function isLastGuestEntry(mode: PagingMode, entry: U64, level: number): b
 export function guestEntryFrame(mode: PagingMode, entry: U64, level: number): Pfn {
   const frame = entryFrame(entry);
   if (!isLastGuestEntry(mode, entry, level)) return frame;
-  return (frame - (frame % guestPagesPerEntry(mode, level))) as Pfn;
+  return (level === PG_LEVEL_4K ? frame : frame - (frame % guestPagesPerEntry(mode, level))) as Pfn;
 }
 
 const HIGH_ADDRESS_BITS = 0x000f_ffff & ~(2 ** (PHYSICAL_ADDRESS_BITS - 32) - 1);
@@ -121,18 +122,24 @@ const HIGH_ADDRESS_BITS = 0x000f_ffff & ~(2 ** (PHYSICAL_ADDRESS_BITS - 32) - 1)
 /** Whether a present entry has a bit set that must be clear. */
 export function hasReservedBits(mode: PagingMode, entry: U64, level: number): boolean {
   if (guestEntrySize(mode) === 4) return false;
-  const reserved = reservedMask(mode, entry, level);
-  return (entry.lo & reserved.lo) !== 0 || (entry.hi & reserved.hi) !== 0;
+  return (entry.lo & reservedLow(mode, entry, level)) !== 0 || (entry.hi & reservedHigh(mode, level)) !== 0;
 }
 
-function reservedMask(mode: PagingMode, entry: U64, level: number): U64 {
-  if (mode.levels === 3 && level === 3) return u64(0xfff0_0000 | HIGH_ADDRESS_BITS, 0x1e6);
-  const nx = mode.nx ? 0 : PT64_NX_MASK.hi;
+function isPdpteOf(mode: PagingMode, level: number): boolean {
+  return mode.levels === 3 && level === 3;
+}
+
+function reservedLow(mode: PagingMode, entry: U64, level: number): number {
+  if (isPdpteOf(mode, level)) return 0x1e6;
+  if (level >= 4) return 0x80;
+  if (level === PG_LEVEL_4K || !hasPageSize(entry)) return 0;
+  return level === PG_LEVEL_1G ? 0x3fff_e000 : 0x001f_e000;
+}
+
+function reservedHigh(mode: PagingMode, level: number): number {
+  if (isPdpteOf(mode, level)) return 0xfff0_0000 | HIGH_ADDRESS_BITS;
   // In PAE paging, bits that long mode leaves to software are reserved.
-  const high = nx | HIGH_ADDRESS_BITS | (mode.levels === 3 ? 0x7ff0_0000 : 0);
-  if (level >= 4) return u64(high, 0x80);
-  if (level === 3) return u64(high, hasPageSize(entry) ? 0x3fff_e000 : 0);
-  return u64(high, level === 2 && hasPageSize(entry) ? 0x001f_e000 : 0);
+  return (mode.nx ? 0 : PT64_NX_MASK.hi) | HIGH_ADDRESS_BITS | (mode.levels === 3 ? 0x7ff0_0000 : 0);
 }
 
 /** Whether an entry that the walk of KVM's own tables meets has a bit above the physical addresses. */

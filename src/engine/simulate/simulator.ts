@@ -14,7 +14,7 @@ import { EngineBug, UsageError, Violation } from "../assert.ts";
 import { accessClass, isReady, writeResult } from "../effect.ts";
 import { AccessClass } from "../event-log.ts";
 import { factsOf } from "../facts.ts";
-import { OpKind } from "../operation.ts";
+import { OpKind, shownText } from "../operation.ts";
 import type { Task } from "../task.ts";
 import type { Driver, World } from "../world.ts";
 import { CacheLines } from "./cache-lines.ts";
@@ -323,7 +323,7 @@ export class Simulator implements Driver, Clock {
     const duration = thread.time - thread.waitsSince;
     thread.waitsSince = -1;
     if (op.kind === OpKind.Await) {
-      const what = kindOf(op.text === "" ? this.world.nameOf(op.addr) : op.text);
+      const what = kindOf(op.text === "" ? this.world.nameOf(op.addr) : shownText(op));
       addStretch(entryOf(this.metrics.waits, what, newStretch), duration, name);
       return;
     }

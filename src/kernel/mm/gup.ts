@@ -30,18 +30,28 @@ export interface UserPage {
  * so a reference is taken only if there is one left, and the entry is read again afterwards.
  */
 export function* getUserPageFast(mm: Mm, addr: Hva, write: boolean): Steps<UserPage | null> {
-  for (const level of mm.gigantic ? [3, 2] : [2]) {
-    const cell = level === 3 ? mm.pudOf(addr) : mm.pmdOf(addr);
-    const entry = yield* load(cell);
-    if (!isHugePte(entry)) continue;
-    if (!isPresentPte(entry) || (write && !isWritablePte(entry))) return null;
-    const frame = frameInHuge(entry, addr, level);
-    return yield* grabStable(mm, cell, entry, frame, level);
+  if (mm.gigantic) {
+    const pud = mm.pudOf(addr);
+    const entry = yield* load(pud);
+    if (isHugePte(entry)) return yield* grabHuge(mm, pud, entry, { addr, level: 3, write });
   }
+  const pmd = mm.pmdOf(addr);
+  const entry = yield* load(pmd);
+  if (isHugePte(entry)) return yield* grabHuge(mm, pmd, entry, { addr, level: 2, write });
   const cell = mm.pteOf(addr);
   const pte = yield* load(cell);
   if (!isPresentPte(pte) || (write && !isWritablePte(pte))) return null;
   return yield* grabStable(mm, cell, pte, pteFrame(pte), 1);
+}
+
+function* grabHuge(
+  mm: Mm,
+  cell: Cell,
+  entry: number,
+  { addr, level, write }: { readonly addr: Hva; readonly level: number; readonly write: boolean },
+): Steps<UserPage | null> {
+  if (!isPresentPte(entry) || (write && !isWritablePte(entry))) return null;
+  return yield* grabStable(mm, cell, entry, frameInHuge(entry, addr, level), level);
 }
 
 function* grabStable(mm: Mm, cell: Cell, entry: number, frame: Pfn, level: number): Steps<UserPage | null> {

@@ -141,7 +141,7 @@ export class Mm {
   }
 
   pmdOf(addr: Hva): Cell {
-    return new Cell<number>(this.world, this.pmds + 8 * Math.floor(this.indexOf(addr) / ENTRIES), 8, false);
+    return new Cell<number>(this.world, this.pmds + 8 * (this.indexOf(addr) >>> 9), 8, false);
   }
 
   pudOf(addr: Hva): Cell {

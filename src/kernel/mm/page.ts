@@ -71,7 +71,8 @@ export class PageFrames {
   private readonly pages: Uint32Array;
   /** Folios of several frames, by each run of 512 frames that they have a part in. */
   private readonly folios = new Map<number, Folio[]>();
-  private readonly pinned = new Set<Pfn>();
+  /** 1 for a frame that is pinned for good. */
+  private readonly pinned: Uint8Array;
   /** Freed frames by the size of their folio; only with `reuse`. */
   private readonly free = new Map<number, Pfn[]>();
 
@@ -79,6 +80,7 @@ export class PageFrames {
     this.world = world;
     this.reuse = options.reuse ?? false;
     this.pages = new Uint32Array(world.heap.bytes / PAGE_SIZE);
+    this.pinned = new Uint8Array(this.pages.length);
   }
 
   /**
@@ -161,11 +163,11 @@ export class PageFrames {
    */
   pin(frame: Pfn): void {
     this.headOf(frame)._refcount.value += 1;
-    this.pinned.add(frame);
+    this.pinned[frame] = 1;
   }
 
   isPinned(frame: Pfn): boolean {
-    return this.pinned.has(frame);
+    return this.pinned[frame] === 1;
   }
 
   /** How many frames were allocated together with this one. */

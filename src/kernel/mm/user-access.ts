@@ -6,7 +6,7 @@
  * sleep, fails instead.
  */
 import { Cell, compareExchange, load, type Steps, store, type U64, u64, type World } from "../../engine/index.ts";
-import { type Hva, hva, PAGE_SIZE, type Pfn } from "../../machine/index.ts";
+import { type Hva, hva, offsetInPage, PAGE_SIZE, type Pfn } from "../../machine/index.ts";
 import { getUserPage, getUserPageFast } from "./gup.ts";
 import type { Mm } from "./mm.ts";
 import { putPage } from "./page.ts";
@@ -14,20 +14,28 @@ import { putPage } from "./page.ts";
 /** Bytes of one access; it is aligned to them. */
 export type UserAccessSize = 1 | 2 | 4 | 8;
 
-type Body<T> = (place: number) => Steps<T>;
+/** The page that an access goes to, and whether a reference on it is held. */
+interface UsedPage {
+  readonly frame: Pfn;
+  readonly counted: boolean;
+}
 
 /** Null: the process may not access the address that way, or (atomic) its page is not there. */
-function* withPage<T>(mm: Mm, addr: Hva, write: boolean, atomic: boolean, body: Body<T>): Steps<T | null> {
-  const offset = addr % PAGE_SIZE;
-  const page = hva(addr - offset);
+function* usePage(mm: Mm, addr: Hva, write: boolean, atomic: boolean): Steps<UsedPage | null> {
+  const page = hva(addr - offsetInPage(addr));
   const decided = mm.policy?.frameForUser(page, write) ?? null;
-  if (decided !== null) return yield* body(decided * PAGE_SIZE + offset);
+  if (decided !== null) return { frame: decided, counted: false };
   const found = atomic ? yield* getUserPageFast(mm, page, write) : yield* getUserPage(mm, page, write);
-  if (found === null) return null;
-  const frame: Pfn = found.pfn;
-  const result = yield* body(frame * PAGE_SIZE + offset);
-  yield* putPage(mm.frames, frame);
-  return result;
+  return found === null ? null : { frame: found.pfn, counted: true };
+}
+
+/** The access is over. */
+function* unusePage(mm: Mm, { frame, counted }: UsedPage): Steps<void> {
+  if (counted) yield* putPage(mm.frames, frame);
+}
+
+function placeOf({ frame }: UsedPage, addr: Hva): number {
+  return frame * PAGE_SIZE + offsetInPage(addr);
 }
 
 function wideCell(world: World, place: number): Cell<U64> {
@@ -38,28 +46,51 @@ function narrowCell(world: World, place: number, size: UserAccessSize): Cell {
   return new Cell<number>(world, place, size, false);
 }
 
+function* loadAt(world: World, place: number, size: UserAccessSize): Steps<U64> {
+  if (size === 8) return yield* load(wideCell(world, place));
+  return u64(0, yield* load(narrowCell(world, place, size)));
+}
+
 /** __get_user(); atomic: __copy_from_user_inatomic(). */
 export function* getUser(mm: Mm, addr: Hva, size: UserAccessSize, atomic = false): Steps<U64 | null> {
-  return yield* withPage(mm, addr, false, atomic, function* (place): Steps<U64> {
-    if (size === 8) return yield* load(wideCell(mm.world, place));
-    return u64(0, yield* load(narrowCell(mm.world, place, size)));
-  });
+  const page = yield* usePage(mm, addr, false, atomic);
+  if (page === null) return null;
+  const value = yield* loadAt(mm.world, placeOf(page, addr), size);
+  yield* unusePage(mm, page);
+  return value;
+}
+
+/** __copy_from_user_inatomic() of `count` words in a row, inside one page. */
+export function* getUserWords(mm: Mm, addr: Hva, size: 4 | 8, count: number): Steps<U64[] | null> {
+  const page = yield* usePage(mm, addr, false, true);
+  if (page === null) return null;
+  const first = placeOf(page, addr);
+  const words: U64[] = [];
+  for (let i = 0; i < count; i++) words.push(yield* loadAt(mm.world, first + i * size, size));
+  yield* unusePage(mm, page);
+  return words;
 }
 
 /** __try_cmpxchg_user(): the value found, which is the expected one if and only if it was replaced. */
 export function* tryCmpxchgUser(mm: Mm, addr: Hva, size: 4 | 8, expected: U64, replacement: U64): Steps<U64 | null> {
-  return yield* withPage(mm, addr, true, false, function* (place): Steps<U64> {
-    if (size === 8) return yield* compareExchange(wideCell(mm.world, place), expected, replacement);
-    return u64(0, yield* compareExchange(narrowCell(mm.world, place, 4), expected.lo >>> 0, replacement.lo >>> 0));
-  });
+  const page = yield* usePage(mm, addr, true, false);
+  if (page === null) return null;
+  const place = placeOf(page, addr);
+  const found =
+    size === 8
+      ? yield* compareExchange(wideCell(mm.world, place), expected, replacement)
+      : u64(0, yield* compareExchange(narrowCell(mm.world, place, 4), expected.lo >>> 0, replacement.lo >>> 0));
+  yield* unusePage(mm, page);
+  return found;
 }
 
 /** __copy_to_user() of up to eight bytes inside one page; false when the process may not write there. */
 export function* putUser(mm: Mm, addr: Hva, value: U64, size: UserAccessSize): Steps<boolean> {
-  const done = yield* withPage(mm, addr, true, false, function* (place): Steps<true> {
-    if (size === 8) yield* store(wideCell(mm.world, place), value);
-    else yield* store(narrowCell(mm.world, place, size), (value.lo & (size === 4 ? -1 : 2 ** (8 * size) - 1)) >>> 0);
-    return true;
-  });
-  return done !== null;
+  const page = yield* usePage(mm, addr, true, false);
+  if (page === null) return false;
+  const place = placeOf(page, addr);
+  if (size === 8) yield* store(wideCell(mm.world, place), value);
+  else yield* store(narrowCell(mm.world, place, size), (value.lo & (size === 4 ? -1 : 2 ** (8 * size) - 1)) >>> 0);
+  yield* unusePage(mm, page);
+  return true;
 }

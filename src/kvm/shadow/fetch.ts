@@ -24,7 +24,7 @@ import {
   pagesPerLevel,
 } from "../../machine/index.ts";
 import { calcCpuRole, guestLevels, PAE_ROOT_LEVEL } from "../cpu-role.ts";
-import { type GuestWalk, readGuestAtomic, type WalkedEntry } from "../guest-walk.ts";
+import { type GuestWalk, readGuestAtomic, readGuestWordsAtomic, walkedEntry } from "../guest-walk.ts";
 import { kvmMmuHugepageAdjust } from "../huge-page.ts";
 import { KVM_PFN_NOSLOT, type KvmPageFault, type RetPf } from "../page-fault.ts";
 import { isLargePte, isShadowPresentPte, spteToPfn } from "../spte.ts";
@@ -44,20 +44,16 @@ interface Reread {
 
 /** FNAME(gpte_changed): is the guest's entry still what the walk saw? */
 function* gpteChanged(vcpu: Vcpu, walk: GuestWalk, level: number, reread: Reread): Steps<boolean> {
-  const entry = walk.entries.get(level) as WalkedEntry;
+  const entry = walkedEntry(walk, level);
   const size = guestEntrySize(vcpu.guest.mode);
   if (level > PG_LEVEL_4K) {
     const now = yield* readGuestAtomic(vcpu, entry.gpa, size);
     return now === null || !sameU64(now, entry.pte);
   }
   const group = PTE_PREFETCH_NUM * size;
-  const base = entry.gpa - (entry.gpa % group);
-  const gptes: U64[] = [];
-  for (let i = 0; i < PTE_PREFETCH_NUM; i++) {
-    const gpte = yield* readGuestAtomic(vcpu, (base + i * size) as Gpa, size);
-    if (gpte === null) return true;
-    gptes.push(gpte);
-  }
+  const base = entry.gpa - (entry.gpa & (group - 1));
+  const gptes = yield* readGuestWordsAtomic(vcpu, base as Gpa, size, PTE_PREFETCH_NUM);
+  if (gptes === null) return true;
   reread.gptes = gptes;
   return !sameU64(gptes[(entry.gpa - base) / size] as U64, entry.pte);
 }
@@ -109,7 +105,7 @@ function* fetchIndirect(vcpu: Vcpu, shadow: ShadowMmu, { it, walk, fault, reread
   for (;;) {
     yield* store(it.sp.write_flooding_count, 0);
     if (it.level === walk.level) return true;
-    const below = walk.entries.get(it.level - 1) as WalkedEntry;
+    const below = walkedEntry(walk, it.level - 1);
     const { sptep } = it;
     const gfn = below.tableGfn;
     const sp = yield* getChildSp(vcpu, shadow, { sptep, gfn, direct: false, access: below.ptAccess });
@@ -152,6 +148,7 @@ function adjustDisallowedHugepage(shadow: ShadowMmu, fault: KvmPageFault, spte: 
 }
 
 function requested(shadow: ShadowMmu, fault: KvmPageFault, access: number): void {
+  if (!shadow.world.tracepoints) return;
   const { gfn, pfn, goalLevel } = fault;
   const exact = pfn === KVM_PFN_NOSLOT ? pfn : pfn + (gfn % pagesPerLevel(goalLevel));
   shadow.emit({ name: "kvm_mmu_spte_requested", gfn, pfn: exact, level: goalLevel, access });

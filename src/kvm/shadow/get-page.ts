@@ -36,7 +36,7 @@ export function* getShadowPage(vcpu: Vcpu | null, shadow: ShadowMmu, gfn: Gfn, r
   let sp = yield* findShadowPage(vcpu, shadow, gfn, role);
   const created = sp === null;
   sp ??= yield* allocShadowPage(shadow, gfn, role);
-  shadow.emit({ name: "kvm_mmu_get_page", sp: shadowSpText(sp), created });
+  if (shadow.world.tracepoints) shadow.emit({ name: "kvm_mmu_get_page", sp: shadowSpText(sp), created });
   return sp;
 }
 

@@ -33,7 +33,7 @@ export function* adjustBeforeTables(shadow: ShadowMmu, fault: KvmPageFault, walk
 /** FNAME(is_self_change_mapping): does a table on the way lie in the guest's page? */
 function isSelfChangeMapping({ entries, gfn, level }: GuestWalk): boolean {
   const pages = pagesPerLevel(level);
-  return [...entries.values()].some(({ tableGfn }) => Math.floor(tableGfn / pages) === Math.floor(gfn / pages));
+  return entries.some(({ tableGfn }) => Math.floor(tableGfn / pages) === Math.floor(gfn / pages));
 }
 
 /** has_wrprotected_page(): a frame of the page is shadowed, so the page should not be mapped by one writable entry. */

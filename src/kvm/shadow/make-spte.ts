@@ -29,8 +29,8 @@ export interface ShadowSpteRequest {
   readonly prefetch: boolean;
   readonly synchronizing: boolean;
   readonly hostWritable: boolean;
-  /** See {@link UnsyncRequest}; none where nothing may become unsync. */
-  readonly unmarked?: ShadowPage[];
+  /** See {@link UnsyncRequest}. */
+  readonly unmarked: ShadowPage[] | null;
 }
 
 export interface MadeSpte {
@@ -41,7 +41,7 @@ export interface MadeSpte {
 
 /** make_spte() */
 export function* makeShadowSpte(vcpu: Vcpu, shadow: ShadowMmu, request: ShadowSpteRequest): Steps<MadeSpte> {
-  const { sp, slot, gfn, access, old, prefetch, synchronizing, hostWritable, unmarked = [] } = request;
+  const { sp, slot, gfn, access, old, prefetch, synchronizing, hostWritable, unmarked } = request;
   const { bits } = shadow;
   const level = spLevel(sp);
   const write = (access & bits.write) !== 0 && hostWritable;

@@ -33,6 +33,8 @@ import {
   type Gfn,
   gfn,
   type Hpa,
+  offsetInPage,
+  PAGE_SHIFT,
   PAGE_SIZE,
   type Pfn,
   PG_LEVEL_1G,
@@ -79,8 +81,8 @@ export class ShadowPages {
   readonly world: World;
   private readonly layout: RoleLayout;
   private readonly template: Uint32Array;
-  /** By address of the table; filled in again, the same, whenever a task that allocated is rebuilt. */
-  private readonly byTable = new Map<number, number>();
+  /** By page of memory, the page's description if it is a table; filled in again, the same, whenever a task that allocated is rebuilt. */
+  private readonly byTable: Uint32Array;
   /** Pages to be used again, by their addresses, and which of them are free: a bit for each. Empty in Linux's own design. */
   private readonly pool: readonly number[];
   private readonly poolFree: Cell | null;
@@ -89,25 +91,25 @@ export class ShadowPages {
   constructor(world: World, sptes: SpteLayout, roles: RoleLayout, pool = 0) {
     this.world = world;
     this.layout = roles;
+    this.byTable = new Uint32Array(world.heap.bytes / PAGE_SIZE);
     this.template = new Uint32Array(PAGE_SIZE / 4);
     for (let i = 0; i < this.template.length; i += 2) {
       this.template[i] = sptes.nonPresent.lo;
       this.template[i + 1] = sptes.nonPresent.hi;
     }
-    this.pool = Array.from({ length: pool }, () => this.allocateForPool());
+    this.pool = Array.from({ length: pool }, (_, n) => this.allocateForPool(n));
     this.poolFree = pool === 0 ? null : cell(world, "free shadow pages");
     if (this.poolFree !== null) this.poolFree.value = 2 ** pool - 1;
   }
 
   /** A page that nobody has yet, with all that one of any role needs. */
-  private allocateForPool(): number {
+  private allocateForPool(n: number): number {
     const { world } = this;
-    const n = this.byTable.size;
     const spt = world.allocate(PAGE_SIZE, "", (offset) => `spte(page ${n} [${offset >>> 3}])`, this.template);
     const sp = SP.allocate(world, `sp(page ${n})`);
     sp.spt.value = spt;
     sp.shadowed_translation.value = world.allocate(8 * ENTRIES_PER_TABLE, `sp(page ${n})->shadowed_translation`);
-    this.byTable.set(spt, sp.addr);
+    this.byTable[spt >>> PAGE_SHIFT] = sp.addr;
     const dead = world.lifeState({ property: "use-after-free", because: "freed" });
     for (const addr of [sp.addr, spt]) world.heap.write(world.lifeOf(addr), 8, dead, 0);
     return sp.addr;
@@ -150,7 +152,7 @@ export class ShadowPages {
     }
     for (const link of [LINK_OFFSET, NX_LINK_OFFSET, HASH_LINK_OFFSET]) listInit(world, sp.addr + link);
     if (world.current === null) this.makeMortal(sp);
-    this.byTable.set(spt, sp.addr);
+    this.byTable[spt >>> PAGE_SHIFT] = sp.addr;
     world.clock?.gauge("pages of tables", 1);
     return sp;
   }
@@ -177,13 +179,13 @@ export class ShadowPages {
 
   /** sptep_to_sp() */
   ofEntry(sptep: number): ShadowPage {
-    return this.at(this.byTable.get(sptep - (sptep % PAGE_SIZE)) as number);
+    return this.at(this.byTable[sptep >>> PAGE_SHIFT] as number);
   }
 
   /** root_to_sp(); null for a root that is no shadow page, as a PAE root. */
   ofRoot(hpa: number): ShadowPage | null {
-    const addr = this.byTable.get(hpa);
-    return addr === undefined ? null : this.at(addr);
+    const addr = this.byTable[hpa >>> PAGE_SHIFT] as number;
+    return addr === 0 ? null : this.at(addr);
   }
 
   /** spte_to_child_sp(), by the frame of its table. */
@@ -202,7 +204,7 @@ export class ShadowPages {
   /** kvm_mmu_page_get_access() */
   accessOf(sp: ShadowPage, index: number): number {
     const table = sp.shadowed_translation.value;
-    if (table !== 0 && !roleIsDirect(sp.role.value)) return translation(this.world, table, index).value % PAGE_SIZE;
+    if (table !== 0 && !roleIsDirect(sp.role.value)) return offsetInPage(translation(this.world, table, index).value);
     return roleAccess(this.layout, sp.role.value);
   }
 
@@ -215,13 +217,14 @@ export class ShadowPages {
 
   /** Tables that are allocated now. For oracles. */
   liveTables(): number[] {
-    // Tables of other executions are known too; only a page of this one says itself that the table is its own.
-    const isLive = ([table, sp]: readonly [number, number]): boolean =>
-      this.world.deathOf(table) === null && this.at(sp).spt.peek() === table;
-    return [...this.byTable]
-      .filter(isLive)
-      .map(([table]) => table)
-      .sort((a, b) => a - b);
+    const live: number[] = [];
+    for (const [page, sp] of this.byTable.entries()) {
+      if (sp === 0) continue;
+      const table = page * PAGE_SIZE;
+      // Tables of other executions are known too; only a page of this one says itself that the table is its own.
+      if (this.world.deathOf(table) === null && this.at(sp).spt.peek() === table) live.push(table);
+    }
+    return live;
   }
 
   /** kvm_mmu_free_shadow_page(), its memory. */
@@ -271,7 +274,7 @@ export function spteOf(world: World, sp: ShadowPage, index: number): Cell<U64> {
 
 /** spte_index() */
 export function spteIndex(sptep: Cell<U64>): number {
-  return (sptep.addr % PAGE_SIZE) / 8;
+  return offsetInPage(sptep.addr) >>> 3;
 }
 
 /** sp_has_gptes(): it shadows a table, so writes to that table matter. */

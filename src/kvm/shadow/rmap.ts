@@ -22,6 +22,7 @@ import {
   assertThat,
   Cell,
   load,
+  PLACE,
   ptr,
   retire,
   type Steps,
@@ -49,20 +50,22 @@ export interface RmapOptions {
 }
 
 function isMany(value: number): boolean {
-  return value % 2 === MANY;
+  return (value & MANY) !== 0;
 }
 
 /** Without the bits that are not part of the address. */
 function addressOf(value: number): number {
-  return value - (value % 4);
+  return value - (value & 3);
 }
 
 function descAt(world: World, value: number): Desc {
   return DESC.at(world, addressOf(value));
 }
 
+const LOCK_TEXT = `kvm_rmap_lock(${PLACE})`;
+const UNLOCK_TEXT = `kvm_rmap_unlock(${PLACE})`;
 const UNLOCKED: RmapOptions = { locked: false };
-const isUnlocked = (value: number): boolean => Math.floor(value / LOCKED) % 2 === 0;
+const isUnlocked = (value: number): boolean => (value & LOCKED) === 0;
 const withLock = (value: number): number => (value === 0 ? 0 : value + LOCKED);
 
 /**
@@ -72,13 +75,12 @@ const withLock = (value: number): number => (value === 0 ? 0 : value + LOCKED);
 export function* rmapLock(head: Cell, options: RmapOptions): Steps<number> {
   const value = yield* load(head);
   if (!options.locked || value === 0) return value;
-  return yield* acquire(head, isUnlocked, withLock, `kvm_rmap_lock(${head.name})`);
+  return yield* acquire(head, isUnlocked, withLock, LOCK_TEXT);
 }
 
 /** kvm_rmap_unlock(): publishes the new value; an empty head that stays so was not locked. */
 export function* rmapUnlock(head: Cell, options: RmapOptions, value: number, changed: boolean): Steps<void> {
-  if (changed || (options.locked && value !== 0))
-    yield* store(head, value, options.locked ? `kvm_rmap_unlock(${head.name})` : "");
+  if (changed || (options.locked && value !== 0)) yield* store(head, value, options.locked ? UNLOCK_TEXT : "");
 }
 
 /** pte_list_add(): returns how many entries there were before. */

@@ -22,6 +22,7 @@ import { isLargePte, isLastSpte, isShadowPresentPte, spteToPfn } from "../spte.t
 import type { Vcpu } from "../vcpu.ts";
 import { makeShadowSpte, markShadowMmioSpte } from "./make-spte.ts";
 import { type ShadowPage, spLevel, spteIndex, spteOf } from "./page.ts";
+import { spteAt } from "./rmap.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 import { dropSpte, mmuSpteUpdate, rmapAdd, type Sptep } from "./spte-change.ts";
 import { prefetchInvalidGpte } from "./sync.ts";
@@ -73,7 +74,7 @@ export function* mmuSetSpte(vcpu: Vcpu, shadow: ShadowMmu, request: SetSpteReque
     if (flush) yield* kvmFlushRemoteTlbs(shadow.vm);
     return "emulate";
   }
-  const unmarked: ShadowPage[] = [];
+  const unmarked: ShadowPage[] | null = shadow.kvm.variants.unsyncMark === "after-writable" ? [] : null;
   const made = yield* makeShadowSpte(vcpu, shadow, {
     unmarked,
     sp,
@@ -91,9 +92,10 @@ export function* mmuSetSpte(vcpu: Vcpu, shadow: ShadowMmu, request: SetSpteReque
     result = "spurious";
   } else {
     if (yield* mmuSpteUpdate(shadow, sptep, made.spte)) flush = true;
-    shadow.emit({ name: "kvm_mmu_set_spte", gfn, spte: yield* load(sptep), level, at: sptep.addr });
+    const shown = yield* load(sptep);
+    if (shadow.world.tracepoints) shadow.emit({ name: "kvm_mmu_set_spte", gfn, spte: shown, level, at: sptep.addr });
   }
-  for (const each of unmarked) yield* kvmUnsyncPage(shadow, each);
+  if (unmarked !== null) for (const each of unmarked) yield* kvmUnsyncPage(shadow, each);
   if (made.wrprot && request.write) result = "write-protected";
   if (flush) yield* kvmFlushRemoteTlbs(shadow.vm);
   // The entry is there before the reverse map has it; nobody looks for it without mmu_lock.
@@ -128,9 +130,9 @@ export function* ptePrefetch(vcpu: Vcpu, shadow: ShadowMmu, sptep: Sptep, gptes:
     yield* directPtePrefetch(vcpu, shadow, sptep);
     return;
   }
-  const first = spteIndex(sptep) - (spteIndex(sptep) % PTE_PREFETCH_NUM);
+  const first = sptep.addr - 8 * (spteIndex(sptep) & (PTE_PREFETCH_NUM - 1));
   for (let i = 0; i < PTE_PREFETCH_NUM; i++) {
-    const each = spteOf(shadow.world, sp, first + i);
+    const each = spteAt(shadow.world, first + 8 * i);
     if (each.addr === sptep.addr || isShadowPresentPte(yield* load(each))) continue;
     if (!(yield* prefetchGpte(vcpu, shadow, each, gptes?.[i] as U64))) return;
   }
@@ -183,7 +185,6 @@ function* prefetchSptes(
   // A page that is filled in ahead would be logged as written.
   if ((access & shadow.bits.write) !== 0 && kvmSlotDirtyTrackEnabled(slot)) return 0;
   if (frame + count > slot.base_gfn.value + slot.npages.value) return 0;
-  const sp = shadow.pages.ofEntry(first.addr);
   const found: Pfn[] = [];
   for (let i = 0; i < count; i++) {
     const hva = gfnToHva(slot, toGfn(frame + i));
@@ -192,9 +193,10 @@ function* prefetchSptes(
     if (page === null) break;
     found.push(page.pfn);
   }
-  for (const [i, pfn] of found.entries()) {
-    const sptep = spteOf(shadow.world, sp, spteIndex(first) + i);
+  for (let i = 0; i < found.length; i++) {
+    const sptep = spteAt(shadow.world, first.addr + 8 * i);
     const gfn = toGfn(frame + i);
+    const pfn = found[i] as Pfn;
     yield* mmuSetSpte(vcpu, shadow, {
       slot,
       sptep,

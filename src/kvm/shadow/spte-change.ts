@@ -16,7 +16,6 @@ import {
   exchange,
   load,
   type Steps,
-  sameU64,
   store,
   type U64,
   u64,
@@ -71,12 +70,12 @@ export function* mmuSpteUpdate(shadow: ShadowMmu, sptep: Sptep, newSpte: U64): S
   return losesWrite || losesAccessed || losesDirty;
 }
 
+/** Bits 12 to 51. */
+const FRAME_HIGH = 0x000fffff;
+const FRAME_LOW = 0xfffff000 | 0;
+
 function sameFrame(a: U64, b: U64): boolean {
-  const mask = u64(0x000fffff, 0xfffff000);
-  return sameU64(
-    clearU64(a, clearU64(u64(0xffffffff, 0xffffffff), mask)),
-    clearU64(b, clearU64(u64(0xffffffff, 0xffffffff), mask)),
-  );
+  return ((a.hi ^ b.hi) & FRAME_HIGH) === 0 && ((a.lo ^ b.lo) & FRAME_LOW) === 0;
 }
 
 /** mmu_spte_clear_track_bits(): the value that was there. */

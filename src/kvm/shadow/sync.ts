@@ -84,6 +84,7 @@ function* syncSpte(vcpu: Vcpu, shadow: ShadowMmu, sp: ShadowPage, index: number)
   shadow.pages.setTranslation(sp, index, frame, access);
   const slot = (yield* gfnToMemslot(shadow.kvm.memslots, frame)) as KvmMemorySlot;
   const made = yield* makeShadowSpte(vcpu, shadow, {
+    unmarked: null,
     sp,
     slot,
     gfn: frame,

@@ -35,8 +35,8 @@ export interface UnsyncRequest {
   readonly synchronizing: boolean;
   /** Nobody has asked for the page yet. */
   readonly prefetch: boolean;
-  /** Takes what is to be marked later ({@link KvmVariants.unsyncMark}). */
-  readonly unmarked: ShadowPage[];
+  /** Takes what is to be marked later ({@link KvmVariants.unsyncMark}); null where nothing is. */
+  readonly unmarked: ShadowPage[] | null;
 }
 
 /** mmu_try_to_unsync_pages(): true when the frame may be mapped writable. */
@@ -57,7 +57,7 @@ export function* mmuTryToUnsyncPages(shadow: ShadowMmu, request: UnsyncRequest):
       if ((yield* load(sp.unsync)) !== 0) continue;
     }
     assertThat(spLevel(sp) === PG_LEVEL_4K, "an upper table becomes unsync", "unsync-only-last-level");
-    if (shadow.kvm.variants.unsyncMark === "after-writable") unmarked.push(sp);
+    if (unmarked !== null) unmarked.push(sp);
     else yield* kvmUnsyncPage(shadow, sp);
   }
   if (locked) yield* spinUnlock(shadow.mmuUnsyncPagesLock);
@@ -67,7 +67,7 @@ export function* mmuTryToUnsyncPages(shadow: ShadowMmu, request: UnsyncRequest):
 
 /** kvm_unsync_page() */
 export function* kvmUnsyncPage(shadow: ShadowMmu, sp: ShadowPage): Steps<void> {
-  shadow.emit({ name: "kvm_mmu_unsync_page", sp: shadowSpText(sp) });
+  if (shadow.world.tracepoints) shadow.emit({ name: "kvm_mmu_unsync_page", sp: shadowSpText(sp) });
   shadow.count("mmu_unsync", 1);
   yield* store(sp.unsync, 1);
   yield* markParentsUnsync(shadow, sp);
@@ -109,7 +109,7 @@ function* clearUnsyncChildBit(sp: ShadowPage, index: number): Steps<void> {
 /** kvm_unlink_unsync_page() */
 export function* kvmUnlinkUnsyncPage(shadow: ShadowMmu, sp: ShadowPage): Steps<void> {
   assertThat(sp.unsync.value !== 0, "a page that is not unsync is synchronised", "unsync-state");
-  shadow.emit({ name: "kvm_mmu_sync_page", sp: shadowSpText(sp) });
+  if (shadow.world.tracepoints) shadow.emit({ name: "kvm_mmu_sync_page", sp: shadowSpText(sp) });
   yield* store(sp.unsync, 0);
   shadow.count("mmu_unsync", -1);
 }

@@ -74,7 +74,7 @@ export interface Zapped {
 /** __kvm_mmu_prepare_zap_page() */
 export function* prepareZapPage(shadow: ShadowMmu, sp: ShadowPage, list: InvalidList): Steps<Zapped> {
   assertHeldWrite(shadow.kvm.mmuLock);
-  shadow.emit({ name: "kvm_mmu_prepare_zap_page", sp: shadowSpText(sp) });
+  if (shadow.world.tracepoints) shadow.emit({ name: "kvm_mmu_prepare_zap_page", sp: shadowSpText(sp) });
   shadow.count("mmu_shadow_zapped", 1);
   let pages = yield* mmuZapUnsyncChildren(shadow, sp, list);
   for (let i = 0; i < shadow.entriesEnd; i++) yield* mmuPageZapPte(shadow, sp, spteOf(shadow.world, sp, i));
