@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { type DiagramLine, foldLoops } from "./diagram-loops.ts";
+import { type DiagramLine, foldLoops, foldRepeats } from "./diagram-loops.ts";
 
 const line = (text: string, more: Partial<DiagramLine> = {}): DiagramLine => ({
   cpu: 0,
@@ -27,4 +27,19 @@ test("two are no loop, and neither is what another CPU, another function or a cy
   expect(texts([t(0), t(1), t(2, { heading: "g()" })])).toHaveLength(3);
   expect(texts([t(0), t(1), t(2, { startsCycle: true })])).toHaveLength(3);
   expect(texts([t(0), t(1), t(3)])).toHaveLength(3);
+});
+
+test("lines that come again and again are there once", () => {
+  const said = (names: string): string[] => foldRepeats([...names].map((name) => line(name))).map(({ text }) => text);
+  expect(said("abbbbc")).toEqual(["a", "b", "(the same 3 times more)", "c"]);
+  expect(said("xabcabcabcabcabcay")).toEqual(["x", "a", "b", "c", "(the last 3 lines 4 times more)", "a", "y"]);
+  expect(said("ababab")).toHaveLength(6);
+});
+
+test("the head of a cycle is no repetition, and neither is what another CPU does", () => {
+  const lines = (more: Partial<DiagramLine>): DiagramLine[] =>
+    [0, 1, 2, 3, 4].map((i) => line("a", i === 2 ? more : {}));
+  expect(foldRepeats(lines({ startsCycle: true }))).toHaveLength(5);
+  expect(foldRepeats(lines({ cpu: 1 }))).toHaveLength(5);
+  expect(foldRepeats(lines({}))).toHaveLength(2);
 });

@@ -9,7 +9,7 @@
  *
  * Plain ASCII, at most 72 columns. Steps that no other task can notice are left out.
  */
-import { type DiagramLine, foldLoops } from "./diagram-loops.ts";
+import { type DiagramLine, foldLoops, foldRepeats } from "./diagram-loops.ts";
 import type { Replay, ReplayStep, SourcePlace } from "./replay.ts";
 import { modelledPlaces } from "./sides.ts";
 
@@ -46,7 +46,7 @@ export function diagram(replay: Replay, verdictLine: string, options: DiagramOpt
   lines.push(` ${heads.join(" ".repeat(GAP))}`.trimEnd());
   lines.push(` ${cpus.map(() => "----".padEnd(width)).join(" ".repeat(GAP))}`.trimEnd());
   const inFunction = new Map<number, string>();
-  for (const { cpu, heading, text, startsCycle } of foldLoops(linesOf(all, replay, options))) {
+  for (const { cpu, heading, text, startsCycle } of foldRepeats(foldLoops(linesOf(all, replay, options)))) {
     if (startsCycle) lines.push(banner("from here on, for ever:"));
     if (heading !== "" && inFunction.get(cpu) !== heading) {
       inFunction.set(cpu, heading);

@@ -31,6 +31,8 @@ export class Heap {
   private journaling = false;
   /** A hash of what differs from the initial state; null unless states are compared. */
   hash: Hash | null = null;
+  /** Words that are no part of {@link hash}: pairs of the first, and the one behind the last. */
+  private unhashed: readonly (readonly [from: number, end: number])[] = [];
 
   constructor(bytes: number) {
     assert(bytes % PAGE_SIZE === 0, `heap size ${bytes} is not a multiple of the page size`);
@@ -94,6 +96,14 @@ export class Heap {
     this.hash = newHash();
   }
 
+  /**
+   * Leaves memory out of what states are compared by. Only for what nobody acts upon, as counters of events: states that differ in it alone are one.
+   * Set-up only; both multiples of 4.
+   */
+  leaveOutOfHash(addr: number, bytes: number): void {
+    this.unhashed = [...this.unhashed, [addr >>> 2, (addr + bytes) >>> 2]];
+  }
+
   /** From here on writes are journaled; what was written before is the initial state. */
   startJournal(): void {
     this.journaling = true;
@@ -124,6 +134,7 @@ export class Heap {
     this.journalOld[length] = this.words[index] as number;
     this.journalLength = length + 1;
     if (this.hash === null) return;
+    for (const [from, end] of this.unhashed) if (index >= from && index < end) return;
     xorWord(this.hash, index, this.words[index] as number);
     xorWord(this.hash, index, value);
   }

@@ -85,6 +85,8 @@ export function replay<S, T = null>(
   const { world, state } = makeWorld(program);
   const follower = new Follower(schedule.steps);
   const execution = new Execution(world, schedule.model, follower);
+  // The schedule ends: a loop that a search of states has found may be longer than executions that are explored one by one.
+  execution.stepsMax = Number.POSITIVE_INFINITY;
   follower.execution = execution;
   const requested = new Map<number, SourcePlace[]>();
   const taken: Taken[] = [];

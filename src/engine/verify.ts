@@ -31,6 +31,7 @@ export class Verifier<S> {
     this.state = state;
     this.tasks = world.tasks.length;
     this.execution = new Execution(world, model, this.follower);
+    this.execution.stepsMax = Number.POSITIVE_INFINITY;
     this.follower.execution = this.execution;
     this.execution.start();
     this.spawns = world.spawns.length;

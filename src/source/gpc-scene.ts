@@ -3,21 +3,13 @@
  * by kvm_set_memory_region(). The host process (munmap, get_user_pages) is ours, as it is for the TypeScript body.
  */
 import { assert, cell, runSequentially, type Steps, type World } from "../engine/index.ts";
-import {
-  current,
-  Kernel,
-  Mm,
-  type MmOptions,
-  type NotifierRange,
-  type PageFrames,
-  PROT_READ,
-  PROT_WRITE,
-} from "../kernel/index.ts";
+import { current, Kernel, Mm, type MmOptions, type PageFrames, PROT_READ, PROT_WRITE } from "../kernel/index.ts";
 import { hva, PAGE_SIZE } from "../machine/index.ts";
 import { GPC_HOST, type Scene, type SceneOptions } from "../studies/gpc-refresh.ts";
 import { ABANDONED, Host, SourceFrames } from "./host.ts";
 import type { Image } from "./image.ts";
 import { CompiledKernel } from "./machine.ts";
+import { registerNotifier } from "./notifier.ts";
 import { invokeRcuCallback, servicesOf } from "./services.ts";
 
 /** Guest-physical address that is cached: the second page of the memslot. */
@@ -134,28 +126,6 @@ export function* createVm(
   yield* kernel.call("rw_vendor_init", paging);
   const kvm = yield* kernel.call("rw_create_vm");
   yield* kernel.call("rw_vm_params", BigInt(kvm), tdpMmu ? 1 : 0);
-  const range = ({ start, end, event }: NotifierRange): (number | bigint)[] => [
-    BigInt(kvm),
-    BigInt(start),
-    BigInt(end),
-    event,
-  ];
-  host.mm.notifiers.push({
-    *invalidateRangeStart(of) {
-      yield* kernel.call("rw_invalidate_range_start", ...range(of));
-    },
-    *invalidateRangeEnd(of) {
-      yield* kernel.call("rw_invalidate_range_end", ...range(of));
-    },
-    *clearFlushYoung(start, end) {
-      return (yield* kernel.call("rw_clear_flush_young", BigInt(kvm), BigInt(start), BigInt(end))) !== 0;
-    },
-    *clearYoung(start, end) {
-      return (yield* kernel.call("rw_clear_young", BigInt(kvm), BigInt(start), BigInt(end))) !== 0;
-    },
-    *testYoung(addr) {
-      return (yield* kernel.call("rw_test_young", BigInt(kvm), BigInt(addr))) !== 0;
-    },
-  });
+  registerNotifier(kernel, host.mm, kvm);
   return kvm;
 }

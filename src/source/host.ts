@@ -16,8 +16,9 @@ import {
   SpinLock,
   Srcu,
 } from "../kernel/index.ts";
-import { type GuestCpu, type Interrupts, PAGE_SIZE, type Pfn } from "../machine/index.ts";
+import { type GuestCpu, type Interrupts, PAGE_SIZE, type Pfn, pfnToHpa } from "../machine/index.ts";
 import type { CompiledKernel } from "./machine.ts";
+import { ObjectPool } from "./object-pool.ts";
 
 type StructPage = ReturnType<PageFrames["pageOf"]>;
 
@@ -93,6 +94,14 @@ const LOCK_WORD = /(?:\.(?:rlock|raw_lock|val|counter|owner|cnts|count|locked|wl
 /** Thrown through C code by a task that has started over as often as it may. */
 export const ABANDONED = Symbol("the task is left where it is");
 
+/** The pool of pages, where others go by the address of a slab cache. */
+export const PAGES = 0;
+
+/** The structure that a slab cache has objects of. */
+export function structureOf(cache: string): string {
+  return cache === "kvm_mmu_page_header" ? "kvm_mmu_page" : cache;
+}
+
 /** A slab cache. */
 export interface SlabCache {
   readonly name: string;
@@ -131,6 +140,8 @@ export class Host {
   readonly retries = new WeakMap<Current, number>();
   /** The number by which call_rcu() knows functions of C. */
   rcuHandler = -1;
+  /** By slab cache: objects that are handed out again once they are freed. */
+  private readonly pools = new Map<number, ObjectPool>();
   private readonly spinLocks = new Map<number, SpinLock>();
   private readonly rwLocks = new Map<number, RwLock>();
   private readonly rwSemaphores = new Map<number, RwLock>();
@@ -143,6 +154,28 @@ export class Host {
     this.frames = frames;
     this.mm = mm;
     this.types = types;
+  }
+
+  /**
+   * From here on pages and objects of these slab caches come from pools, and what was freed is used again: a loop that allocates and frees leads back to a
+   * known state. Without it each has an address of its own, and no stale pointer goes unnoticed. The end of set-up.
+   * @param objects of each slab cache, by its name; pages
+   */
+  makePools(kernel: CompiledKernel, objects: Readonly<Record<string, number>>, pages: number): void {
+    const { world } = this;
+    for (const [cache, { name, bytes }] of this.caches) {
+      const count = objects[name] ?? 0;
+      const describe = kernel.describe(structureOf(name));
+      const make = (): number => world.allocate(bytes, structureOf(name), describe);
+      if (count > 0) this.pools.set(cache, new ObjectPool(world, name, bytes, count, make));
+    }
+    const page = (): number => pfnToHpa(this.frames.allocate("page"));
+    this.pools.set(PAGES, new ObjectPool(world, "page", PAGE_SIZE, pages, page));
+  }
+
+  /** Where objects of a slab cache, or PAGES, come from while tasks run; null where nothing is used again. */
+  poolFor(cache: number): ObjectPool | null {
+    return this.pools.get(cache) ?? null;
   }
 
   spinLock(addr: number): SpinLock {

@@ -17,7 +17,7 @@ import {
   type WorkloadBody,
 } from "../conform/index.ts";
 import { assert, EngineBug, runSequentially, type Steps, World } from "../engine/index.ts";
-import type { Mm, NotifierRange } from "../kernel/index.ts";
+import type { Mm } from "../kernel/index.ts";
 import type { SlotDescription } from "../kvm/memslots.ts";
 import { defaultModuleParams, type ModuleParams } from "../kvm/module-params.ts";
 import { type SpteLayout, spteLayout } from "../kvm/spte-layout.ts";
@@ -39,6 +39,7 @@ import type { Image } from "./image.ts";
 import { KernelVcpu } from "./kernel-vcpu.ts";
 import { emitEvents } from "./kvm-events.ts";
 import type { CompiledKernel } from "./machine.ts";
+import { registerNotifier } from "./notifier.ts";
 
 const PAGINGS: readonly Paging[] = ["npt", "ept", "ept-no-ad"];
 /** KVM_DIRTY_GFN_F_DIRTY, KVM_DIRTY_GFN_F_RESET; struct kvm_dirty_gfn: flags, slot, offset. */
@@ -82,7 +83,7 @@ export class KernelBody implements WorkloadBody {
     this.logBytes = 8 * Math.ceil(pages / 64);
     this.logBuffer = this.world.allocate(Math.max(this.logBytes, PAGE_SIZE), "the VMM's bitmap");
     this.kvm = BigInt(runSequentially(this.world, 0, "set-up", () => this.createVm(paging, workload.caps)));
-    this.tellNotifier();
+    registerNotifier(this.compiled, this.mm, this.kvm);
     emitEvents(this.compiled);
     this.host.warns = true;
   }
@@ -105,34 +106,6 @@ export class KernelBody implements WorkloadBody {
       }
     }
     return kvm;
-  }
-
-  /** KVM's notifier, which the host's mm calls. */
-  private tellNotifier(): void {
-    const { compiled, kvm } = this;
-    const range = ({ start, end, event }: NotifierRange): (number | bigint)[] => [
-      kvm,
-      BigInt(start),
-      BigInt(end),
-      event,
-    ];
-    this.mm.notifiers.push({
-      *invalidateRangeStart(of) {
-        yield* compiled.call("rw_invalidate_range_start", ...range(of));
-      },
-      *invalidateRangeEnd(of) {
-        yield* compiled.call("rw_invalidate_range_end", ...range(of));
-      },
-      *clearFlushYoung(start, end) {
-        return (yield* compiled.call("rw_clear_flush_young", kvm, BigInt(start), BigInt(end))) !== 0;
-      },
-      *clearYoung(start, end) {
-        return (yield* compiled.call("rw_clear_young", kvm, BigInt(start), BigInt(end))) !== 0;
-      },
-      *testYoung(addr) {
-        return (yield* compiled.call("rw_test_young", kvm, BigInt(addr))) !== 0;
-      },
-    });
   }
 
   // --- set-up ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@
 
 import type { DeviceAccess } from "../conform/index.ts";
 import type { Steps } from "../engine/index.ts";
-import { u64 } from "../engine/index.ts";
+import { startLoop } from "../engine/index.ts";
 import { entryEvent, exitEvent } from "../kvm/exit-trace.ts";
 import type { KvmEvent } from "../kvm/trace.ts";
 import type { RunResult } from "../kvm/vcpu.ts";
@@ -37,7 +37,7 @@ const RING_FULL = 2;
 const SYSTEM_TIME_NEW = 0x4b564d01;
 
 /** Kinds of struct rw_instruction. */
-const KIND = { nothing: 0, read: 1, write: 2, increment: 3, invlpg: 4, control: 5 } as const;
+const KIND = { nothing: 0, read: 1, write: 2, increment: 3, invlpg: 4, control: 5, unknown: 6 } as const;
 
 export class KernelVcpu {
   readonly address: number;
@@ -69,13 +69,25 @@ export class KernelVcpu {
     if (instructions !== null) guest.loadInstructions(instructions);
     yield* kernel.call("rw_run_begin", pointer);
     let result: RunResult | null = null;
+    const again = startLoop(kernel.world);
     if (this.device !== null) {
       this.device = null;
       result = yield* this.handled("rw_complete_io");
     }
-    while (result === null) result = yield* this.stay();
+    while (result === null) {
+      if (kernel.world.comparesStates) again(...this.position());
+      result = yield* this.stay();
+    }
     yield* kernel.call("rw_run_end", pointer);
     return result;
+  }
+
+  /** What the rest of a run depends on besides memory: for the search of loops in which a guest gets nowhere. */
+  private position(): number[] {
+    const { mode, lastRead, lastFault, handler, instructions, next, tlb } = this.guest;
+    const fault = lastFault === null ? [0] : [1, lastFault.gva, lastFault.errorCode];
+    const registers = [mode.cr0, mode.cr3, mode.cr4, mode.efer, lastRead.hi, lastRead.lo];
+    return [next, instructions === handler?.code ? 1 : 0, ...registers, ...fault, ...tlb.contents()];
   }
 
   /** One stay in the guest. */
@@ -103,7 +115,7 @@ export class KernelVcpu {
     const exit = yield* vmrun(guest);
     this.traceExit(exit);
     if (guest.lastFault !== null)
-      kernel.poke(this.address + kernel.offsetOf("kvm_vcpu", "arch.cr2"), 8, guest.lastFault.gva);
+      kernel.write(this.address + kernel.offsetOf("kvm_vcpu", "arch.cr2"), 8, guest.lastFault.gva);
     yield* kernel.call("rw_exit_workload", pointer, BigInt(guest.exitEvent?.errorCode ?? -1));
     return yield* this.handleExit(exit);
   }
@@ -179,11 +191,11 @@ export class KernelVcpu {
     const { kernel, guest, address } = this;
     if (action.kind === "access" && action.access !== "write") {
       const found = this.instructionAt + kernel.offsetOf("rw_instruction", "found");
-      if (kernel.peek(this.instructionAt + kernel.offsetOf("rw_instruction", "is_found"), 4) !== 0)
-        guest.lastRead = u64(kernel.peekHigh(found), kernel.peek(found, 4));
+      if (kernel.read(this.instructionAt + kernel.offsetOf("rw_instruction", "is_found"), 4) !== 0)
+        guest.lastRead = kernel.readWide(found);
     }
     if (action.kind !== "mov-to-cr") return;
-    const register = (name: string): number => kernel.peek(address + kernel.offsetOf("kvm_vcpu", `arch.${name}`), 8);
+    const register = (name: string): number => kernel.read(address + kernel.offsetOf("kvm_vcpu", `arch.${name}`), 8);
     guest.mode = pagingModeOf({
       cr0: register("cr0"),
       cr3: register("cr3"),
@@ -198,14 +210,23 @@ export class KernelVcpu {
     const instruction = guest.instructions[guest.next];
     const action = instruction?.action ?? { kind: "nothing" };
     const set = (field: string, size: 4 | 8, value: number): void =>
-      kernel.poke(this.instructionAt + kernel.offsetOf("rw_instruction", field), size, value);
+      kernel.write(this.instructionAt + kernel.offsetOf("rw_instruction", field), size, value);
     set("user", 4, guest.cpl === 3 ? 1 : 0);
     set("is_fetched", 4, instruction?.rip == null ? 0 : 1);
     set("is_found", 4, 0);
     const bytes = (instruction?.bytes ?? "").split(" ").filter((byte) => byte !== "");
-    set("length", 4, Math.max(1, bytes.length));
+    const length = Math.max(1, bytes.length);
+    set("length", 4, length);
     const at = this.instructionAt + kernel.offsetOf("rw_instruction", "bytes");
-    for (let i = 0; i < 15; i++) kernel.poke(at + i, 1, Number.parseInt(bytes[i] ?? "0", 16));
+    for (let i = 0; i < length; i++) kernel.write(at + i, 1, Number.parseInt(bytes[i] ?? "0", 16));
+    this.describeAction(action, set);
+    if (instruction?.unemulatable) set("kind", 4, KIND.unknown);
+    const regs = this.address + kernel.offsetOf("kvm_vcpu", "arch.regs");
+    kernel.write(regs + 8 * RIP, 8, guest.rip);
+  }
+
+  private describeAction(action: GuestAction, set: (field: string, size: 4 | 8, value: number) => void): void {
+    const { kernel } = this;
     set("kind", 4, KIND.nothing);
     switch (action.kind) {
       case "access": {
@@ -214,8 +235,8 @@ export class KernelVcpu {
         set("gva", 8, gva);
         set("size", 4, size);
         const word = this.instructionAt + kernel.offsetOf("rw_instruction", "value");
-        kernel.poke(word, 4, value.lo);
-        kernel.poke(word + 4, 4, value.hi);
+        kernel.write(word, 4, value.lo);
+        kernel.write(word + 4, 4, value.hi);
         break;
       }
       case "invlpg":
@@ -229,8 +250,6 @@ export class KernelVcpu {
         break;
       default:
     }
-    const regs = this.address + kernel.offsetOf("kvm_vcpu", "arch.regs");
-    kernel.poke(regs + 8 * RIP, 8, guest.rip);
   }
 }
 

@@ -6,9 +6,18 @@ import { Cell, load, type Results, type Steps, type World } from "../engine/inde
 import { KVM_MEM_LOG_DIRTY_PAGES } from "../kvm/memslots.ts";
 import { PAGE_SIZE, touch } from "../machine/index.ts";
 import type { Copies } from "../oracle/dirty-log.ts";
+import {
+  DELIVERY,
+  type Guest,
+  NO_SELF_MAP,
+  SELF_MAP_L2,
+  SELF_MAP_LARGE,
+  selfMapL1,
+} from "../studies/self-map-guests.ts";
 import { setMemoryRegion } from "./gpc-scene.ts";
-import { type KernelStudy, kvmScenario } from "./kernel-study.ts";
+import { type KernelScenario, type KernelStudy, kvmScenario } from "./kernel-study.ts";
 import { hostPage, type KvmScene, type KvmSceneOptions } from "./kvm-scene.ts";
+import { ends, type ShadowedCheck, shadowedScene } from "./shadowed-scene.ts";
 
 const FRAMES = 512;
 /** Frames that a scenario writes, and a migration copies. */
@@ -62,6 +71,16 @@ const SCENE: Omit<KvmSceneOptions, "guests" | "faultsMax"> = {
   prepare: beginLogging,
 };
 
+/** A guest whose page tables are shadowed: its run must end. */
+function selfMap(name: string, guest: Guest, because: string, check: ShadowedCheck): KernelScenario {
+  return {
+    ...{ name, because, property: "progress", models: ["sc"], strategy: "graph", expected: "holds" },
+    program: (image, racing) => shadowedScene(image, racing, `lazy-large-spte ${name}`, guest, check),
+  };
+}
+
+const IS_REPORTED = "a store to a table on the way to itself is not retried for ever";
+
 export const LAZY_LARGE_SPTE: KernelStudy = {
   title: "May a large SPTE that has to be write-protected stay? On the kernel's own source",
   source: "LKML, 2012-11-05: KVM: MMU: lazily drop large spte",
@@ -90,5 +109,10 @@ export const LAZY_LARGE_SPTE: KernelStudy = {
       { ...SCENE, guests: [[write0]], faultsMax: Number.POSITIVE_INFINITY },
       { models: ["sc"], strategy: "graph" },
     ),
+    selfMap("self-map", SELF_MAP_L2, IS_REPORTED, ends("internal-error", 3)),
+    selfMap("seven-steps", SELF_MAP_LARGE, IS_REPORTED, ends("internal-error", 3)),
+    selfMap("self-map-l1", selfMapL1(), "the last-level table becomes unsync", ends("done", 1)),
+    selfMap("no-self-map", NO_SELF_MAP, "gfn 4 is unshadowed once, and the store retires", ends("done", 4)),
+    selfMap("delivery", DELIVERY, "a table lies in the page, so it is mapped by 4K", ends("done", 4)),
   ],
 };

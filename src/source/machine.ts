@@ -27,7 +27,9 @@ import {
   type Steps,
   setHash,
   type Task,
+  type U64,
   UsageError,
+  u64,
   Violation,
   type World,
 } from "../engine/index.ts";
@@ -252,6 +254,18 @@ export class CompiledKernel {
     if (size === 1) this.bytes[addr] = value;
     else this.words[addr >>> 2] = value;
     if (size === 8) this.words[(addr >>> 2) + 1] = hi;
+  }
+
+  /** Reads memory of the running task that is no stack of C, as a plain access. */
+  read(addr: number, size: AccessSize): number {
+    const lo = this.world.plainRead(addr, size);
+    return this.world.heap.high * 0x1_0000_0000 + (lo >>> 0);
+  }
+
+  /** All of 8 bytes. */
+  readWide(addr: number): U64 {
+    const lo = this.world.plainRead(addr, 8);
+    return u64(this.world.heap.high, lo);
   }
 
   // --- calling C -----------------------------------------------------------------------------------------------------

@@ -48,8 +48,9 @@ import {
   pfnToHpa,
   unmaskInterrupts,
 } from "../machine/index.ts";
-import { ABANDONED, type Host } from "./host.ts";
+import { ABANDONED, type Host, PAGES, structureOf } from "./host.ts";
 import type { Answer, CompiledKernel, Service, Services } from "./machine.ts";
+import type { ObjectPool } from "./object-pool.ts";
 import { lookUpPages, userServices } from "./user-services.ts";
 
 const EFLAGS_IF = 0x200;
@@ -251,6 +252,9 @@ function waitServices(host: () => Host): Services {
     *rw_cpu_relax(kernel) {
       yield* note(kernel.world, "cpu_relax()");
     },
+    *rw_emulation_fails(kernel) {
+      yield* note(kernel.world, "emulation fails");
+    },
     *rw_progress(kernel) {
       yield* progress(kernel.world);
     },
@@ -272,20 +276,22 @@ function memoryServices(host: () => Host): Services {
     const type = host().types.get(String(bytes)) ?? "";
     return allocate(kernel, bytes, type === "" ? "kmalloc" : type, type);
   };
-  const pages = (kernel: CompiledKernel, order: number, name: string): number => {
-    const at = pfnToHpa(host().frames.allocate(name, 2 ** order));
-    void kernel;
-    return at;
+  const pages = (order: number): number => pfnToHpa(host().frames.allocate("page", 2 ** order));
+  const page = (order: number): number | Steps<number> => {
+    const pool = order === 0 ? host().poolFor(PAGES) : null;
+    return pool === null ? pages(order) : pool.take();
   };
   const create = (kernel: CompiledKernel, name: number, bytes: number): number => {
     const addr = allocate(kernel, 64, `slab ${kernel.text(name)}`, "");
     host().caches.set(addr, { name: kernel.text(name), bytes });
     return addr;
   };
-  const fromCache = (kernel: CompiledKernel, cache: number): number => {
+  const fromCache = (kernel: CompiledKernel, cache: number): number | Steps<number> => {
     const { name, bytes } = host().caches.get(cache) ?? { name: "kmalloc", bytes: 0 };
     if (bytes === 0) throw new Violation("oops", "kmem_cache_alloc() of what is no cache");
-    const type = name.replace(/^kvm_mmu_page_header$/, "kvm_mmu_page");
+    const pool = host().poolFor(cache);
+    if (pool !== null) return pool.take();
+    const type = structureOf(name);
     return allocate(kernel, bytes, type, type);
   };
   return {
@@ -297,7 +303,7 @@ function memoryServices(host: () => Host): Services {
     kmem_cache_alloc_lru: (kernel, cache = 0) => fromCache(kernel, cache),
     kmem_cache_alloc_noprof: (kernel, cache = 0) => fromCache(kernel, cache),
     kmem_cache_alloc_lru_noprof: (kernel, cache = 0) => fromCache(kernel, cache),
-    kmem_cache_free: (kernel, _cache = 0, addr = 0) => free(kernel, addr),
+    kmem_cache_free: (kernel, cache = 0, addr = 0) => free(kernel, addr, host().poolFor(cache)),
     kmalloc_trace: (kernel, _cache = 0, _flags = 0, bytes = 0) => anonymous(kernel, bytes),
     __kmalloc: (kernel, bytes = 0) => anonymous(kernel, bytes),
     __kmalloc_node: (kernel, bytes = 0) => anonymous(kernel, bytes),
@@ -314,15 +320,13 @@ function memoryServices(host: () => Host): Services {
     kfree: (kernel, addr = 0) => free(kernel, addr),
     kvfree: (kernel, addr = 0) => free(kernel, addr),
     vfree: (kernel, addr = 0) => free(kernel, addr),
-    __get_free_pages: (kernel, _flags = 0, order = 0) => pages(kernel, order, "page"),
-    get_free_pages_noprof: (kernel, _flags = 0, order = 0) => pages(kernel, order, "page"),
-    get_zeroed_page: (kernel) => pages(kernel, 0, "page"),
-    get_zeroed_page_noprof: (kernel) => pages(kernel, 0, "page"),
-    alloc_pages: (kernel, _flags = 0, order = 0) =>
-      host().frames.addressOf(hpaToPfn(pages(kernel, order, "page") as Hpa)),
-    alloc_pages_noprof: (kernel, _flags = 0, order = 0) =>
-      host().frames.addressOf(hpaToPfn(pages(kernel, order, "page") as Hpa)),
-    free_pages: (kernel, addr = 0) => free(kernel, addr),
+    __get_free_pages: (_, _flags = 0, order = 0) => page(order),
+    get_free_pages_noprof: (_, _flags = 0, order = 0) => page(order),
+    get_zeroed_page: () => page(0),
+    get_zeroed_page_noprof: () => page(0),
+    alloc_pages: (_, _flags = 0, order = 0) => host().frames.addressOf(hpaToPfn(pages(order) as Hpa)),
+    alloc_pages_noprof: (_, _flags = 0, order = 0) => host().frames.addressOf(hpaToPfn(pages(order) as Hpa)),
+    free_pages: (kernel, addr = 0) => free(kernel, addr, host().poolFor(PAGES)),
     /** The last reference of a page is gone. */
     *__folio_put(kernel, folio = 0) {
       const { frames } = host();
@@ -359,10 +363,12 @@ function memoryServices(host: () => Host): Services {
   };
 }
 
-/** kfree(): what set-up allocated stays, it is out of reach anyway. */
-function* free(kernel: CompiledKernel, addr: number): Steps<void> {
+/** kfree(): what set-up allocated stays, it is out of reach anyway. @param pool where what is freed goes, if it came from there */
+function* free(kernel: CompiledKernel, addr: number, pool: ObjectPool | null = null): Steps<void> {
   const { world } = kernel;
-  if (addr !== 0 && world.isMortal(world.lifeOf(addr))) yield* retire(world, addr, "freed");
+  if (addr === 0 || !world.isMortal(world.lifeOf(addr))) return;
+  yield* retire(world, addr, "freed");
+  if (pool !== null) yield* pool.put(addr);
 }
 
 // --- the running task ------------------------------------------------------------------------------------------------

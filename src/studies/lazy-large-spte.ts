@@ -24,24 +24,22 @@ import { spteAt } from "../kvm/shadow/rmap.ts";
 import { gfnToRmap } from "../kvm/shadow/slot-arch.ts";
 import { isWritablePte } from "../kvm/spte.ts";
 import type { KvmVariants } from "../kvm/variants.ts";
-import { type Gva, gfn, PAGE_SIZE, PG_LEVEL_2M, touch } from "../machine/index.ts";
+import { gfn, PAGE_SIZE, PG_LEVEL_2M, touch } from "../machine/index.ts";
 import { type Copies, copyFrames, dirtyLogProblem } from "../oracle/dirty-log.ts";
 import {
-  accessAt,
-  type GuestEntry,
-  LARGE,
-  type ShadowedGuest,
-  type ShadowedGuestOptions,
-  shadowedGuest,
-  unemulatableStore,
-} from "./shadowed-guest.ts";
+  DELIVERY,
+  DELIVERY_STACK_APART,
+  FLUSH,
+  type Guest,
+  NO_SELF_MAP,
+  SELF_MAP_L2,
+  SELF_MAP_LARGE,
+  selfMapL1,
+  TABLE_STORE,
+} from "./self-map-guests.ts";
+import { accessAt, type ShadowedGuest, type ShadowedGuestOptions, shadowedGuest } from "./shadowed-guest.ts";
 import { cell, type Expected, type StudyCell, study } from "./study.ts";
 import { type TdpScene, type TdpSceneOptions, tdpScene } from "./tdp-scene.ts";
-
-const GIB = 2 ** 30;
-/** Of the last entry of a table, which nobody uses. */
-const LAST_ENTRY = PAGE_SIZE - 8;
-const at = (n: number): number => n * PAGE_SIZE;
 
 // --- how a run must end ----------------------------------------------------------------------------------------------
 
@@ -73,70 +71,6 @@ function largeIsWritable({ vm, world }: ShadowedGuest): string | null {
   if (head === 0) return "no large SPTE maps frame 0";
   return isWritablePte(spteAt(world, head).value) ? null : "the large SPTE is read-only";
 }
-
-// --- guests ----------------------------------------------------------------------------------------------------------
-
-type Guest = Omit<ShadowedGuestOptions, "variants" | "check">;
-
-const ROOT = 512;
-
-/** The walk to address 0: level 4, 3, 2. */
-const TOP: readonly GuestEntry[] = [[ROOT, 0, 513]];
-
-/** gfn 4 is the level-2 table of the walk to v, and v leads to gfn 4. All pages are small. */
-const SELF_MAP_L2: Guest = {
-  hugePage: false,
-  root: ROOT,
-  entries: [...TOP, [513, 0, 4], [4, 0, 515], [515, 4, 4]],
-  instructions: [accessAt("read", at(4)), unemulatableStore(at(4) + LAST_ENTRY)],
-};
-
-/** The same with large pages: the seven steps as they stand. The second gigabyte maps the same frames by another table. */
-const SELF_MAP_LARGE: Guest = {
-  hugePage: true,
-  root: ROOT,
-  entries: [...TOP, [513, 0, 4], [4, 0, 0, LARGE], [513, 1, 514], [514, 0, 0, LARGE]],
-  instructions: [accessAt("write", GIB + at(8)), unemulatableStore(at(4) + LAST_ENTRY)],
-};
-
-/** gfn 4 is the last-level table of the walk to v. */
-const selfMapL1 = (...before: Guest["instructions"]): Guest => ({
-  hugePage: false,
-  root: ROOT,
-  entries: [...TOP, [513, 0, 514], [514, 0, 4], [4, 4, 4], [4, 5, 5]],
-  instructions: [...before, unemulatableStore(at(4) + LAST_ENTRY)],
-});
-
-/** The guest flushes: what was unsync is brought in step, and its frame is write-protected again. */
-const FLUSH = { rip: null, cpl: 0, action: { kind: "mov-to-cr", register: 3, value: at(ROOT) } } as const;
-
-/** gfn 4 is a level-2 table, but of another walk than that to v. */
-const NO_SELF_MAP: Guest = {
-  hugePage: true,
-  root: ROOT,
-  entries: [...TOP, [513, 0, 514], [514, 0, 0, LARGE], [513, 1, 4], [4, 0, 516], [516, 0, 517]],
-  instructions: [accessAt("write", at(8)), accessAt("read", GIB), unemulatableStore(at(4) + LAST_ENTRY)],
-};
-
-/** An event is delivered whose gate lies in gfn 4, the table of the walk to it, in a large page of the guest. */
-const DELIVERY: Guest = {
-  ...SELF_MAP_LARGE,
-  instructions: [accessAt("read", 2 * GIB)],
-  handler: {
-    tables: { idt: at(4) as Gva, gdt: at(8) as Gva, tss: at(8) as Gva, stackTop: at(9) as Gva, longMode: true },
-    code: [],
-  },
-};
-
-/** The same with the stack in another large page. */
-const DELIVERY_STACK_APART: Guest = {
-  ...DELIVERY,
-  entries: [...DELIVERY.entries, [4, 1, 518], [518, 0, 519]],
-  handler: {
-    tables: { idt: at(4) as Gva, gdt: at(8) as Gva, tss: at(8) as Gva, stackTop: at(513) as Gva, longMode: true },
-    code: [],
-  },
-};
 
 // --- cells on the shadow MMU -----------------------------------------------------------------------------------------
 
@@ -192,7 +126,7 @@ const SHADOW_CELLS: readonly StudyCell[] = [
   ...shadowCells("B2'", [
     {
       scenario: "prefetched",
-      guest: selfMapL1(accessAt("read", at(5))),
+      guest: selfMapL1(accessAt("read", 5 * PAGE_SIZE)),
       design: RETRY,
       expected: "holds",
       because: "prefetched read-only; the write fault itself is no prefetch and unsyncs: one more fault",
@@ -200,7 +134,7 @@ const SHADOW_CELLS: readonly StudyCell[] = [
     },
     {
       scenario: "synchronized",
-      guest: selfMapL1(accessAt("write", at(4) + LAST_ENTRY), FLUSH),
+      guest: selfMapL1(accessAt("write", TABLE_STORE), FLUSH),
       design: RETRY,
       expected: "holds",
       because: "the flush write-protects the table again; the next write fault unsyncs: one more fault",

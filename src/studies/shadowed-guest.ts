@@ -46,8 +46,6 @@ const BASE = hva(0x10000000);
 const HUGE_FRAMES = 512;
 const FRAMES = 1024;
 const SHADOW_PAGES = 12;
-/** The two 2M pages, the host's zero pages, and what belongs to them. */
-const BYTES = 16 * 1024 * 1024;
 
 /** Bits of a guest's entry: present, writable, accessed, dirty; and of one that maps 2M, PS. */
 const ENTRY = 0x63;
@@ -78,10 +76,14 @@ export interface ShadowedGuest {
   readonly mode: PagingMode;
 }
 
-const page = (n: number): Hva => hva(BASE + n * PAGE_SIZE);
+/** Bytes of the heap: the two 2M pages, the host's zero pages, and what belongs to them. */
+export const SHADOWED_GUEST_BYTES = 16 * 1024 * 1024;
 
-function makeScene(world: World, { hugePage, root, entries, variants }: ShadowedGuestOptions): ShadowedGuest {
-  const mm = new Mm(world, new PageFrames(world), BASE, FRAMES, { hugePages: hugePage });
+type Memory = Pick<ShadowedGuestOptions, "hugePage" | "root" | "entries">;
+
+/** The guest's memory as the VMM has it from `base` on, with its page tables. Set-up only. @returns how many frames there are */
+export function layOutGuest(world: World, mm: Mm, base: Hva, { hugePage, root, entries }: Memory): number {
+  const page = (n: number): Hva => hva(base + n * PAGE_SIZE);
   mm.addVma(page(0), page(FRAMES), PROT_READ | PROT_WRITE);
   if (hugePage) mm.install(page(0), mm.frames.allocate("the huge page", HUGE_FRAMES), PG_LEVEL_2M, true);
   const tables = entries.flatMap(([table, , frame, bits = ENTRY]) => (bits === LARGE ? [table] : [table, frame]));
@@ -89,22 +91,34 @@ function makeScene(world: World, { hugePage, root, entries, variants }: Shadowed
   for (const n of new Set([root, ...tables, ...populated])) {
     if (n >= HUGE_FRAMES || !hugePage) mm.populate(page(n), `gfn ${n}`);
   }
-  const kvm = new Kvm(world, new Kernel(world), mm, { ...LINUX_7_2, shadowPagePool: SHADOW_PAGES, ...variants });
-  Object.assign(kvm.params, { npt: false, tdpMmu: false });
-  const vm = new Vm(kvm, new Interrupts(world, 1));
-  kvm.memslots.addDuringSetup({ id: 0, baseGfn: gfn(0), npages: FRAMES, userspaceAddr: BASE, flags: 0 });
   for (const [table, index, frame, bits = ENTRY] of entries) {
     const host = mm.frameAt(page(table));
     if (host === null) throw new Error("unreachable");
     entryCell(world, host * PAGE_SIZE, index).value = { hi: 0, lo: frame * PAGE_SIZE + bits };
   }
-  const vcpu = vm.addVcpu(0);
-  const mode = pagingModeOf({
+  return FRAMES;
+}
+
+/** The registers of a guest with 4-level tables. */
+export function longMode(root: number): PagingMode {
+  return pagingModeOf({
     cr0: X86_CR0_PG | X86_CR0_WP | 0x11,
     cr3: root * PAGE_SIZE,
     cr4: X86_CR4_PAE,
     efer: LONG_MODE,
   });
+}
+
+function makeScene(world: World, options: ShadowedGuestOptions): ShadowedGuest {
+  const { hugePage, root, variants } = options;
+  const mm = new Mm(world, new PageFrames(world), BASE, FRAMES, { hugePages: hugePage });
+  layOutGuest(world, mm, BASE, options);
+  const kvm = new Kvm(world, new Kernel(world), mm, { ...LINUX_7_2, shadowPagePool: SHADOW_PAGES, ...variants });
+  Object.assign(kvm.params, { npt: false, tdpMmu: false });
+  const vm = new Vm(kvm, new Interrupts(world, 1));
+  kvm.memslots.addDuringSetup({ id: 0, baseGfn: gfn(0), npages: FRAMES, userspaceAddr: BASE, flags: 0 });
+  const vcpu = vm.addVcpu(0);
+  const mode = longMode(root);
   runSequentially(world, 0, "vcpu0", () => {
     vcpu.reset(mode);
     return kvmArchVcpuIoctlRun(vcpu, []);
@@ -130,7 +144,7 @@ export function shadowedGuest(name: string, options: ShadowedGuestOptions): Prog
     },
     daemons: ["irq0"],
     final: (scene, results) => options.check(scene, results) ?? true,
-    memory: { staticBytes: BYTES },
+    memory: { staticBytes: SHADOWED_GUEST_BYTES },
   });
 }
 

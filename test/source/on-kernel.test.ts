@@ -1,12 +1,6 @@
 /** The kernel's own source under the checker, where compilers and a kernel source are installed (scripts/ci-packages.sh). */
-import { mkdtempSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { expect, test } from "vitest";
-import { loadStudyOnKernel } from "../../src/source/index.ts";
-import { planCells } from "../../src/studies/cells.ts";
-import { runCells } from "../../src/studies/run.ts";
-import { kernelSource } from "./kernel.ts";
+import { changed, kernelSource, verdictsOn } from "./kernel.ts";
 
 const { source, missing } = kernelSource();
 if (missing !== null) console.warn(`test/source: skipped: ${missing}`);
@@ -40,11 +34,6 @@ const NO_CMPXCHG = `--- a/arch/x86/kvm/mmu/tdp_mmu.c
  			      new_spte, iter->level, true);
 `;
 
-/** A patch of one line. */
-function changed(file: string, line: number, before: string, after: string): string {
-  return `--- a/${file}\n+++ b/${file}\n@@ -${line} +${line} @@\n-${before}\n+${after}\n`;
-}
-
 /** walk_shadow_page_lockless_begin() without the barrier after the store of the mode. */
 const NO_BARRIER = changed(
   "arch/x86/kvm/mmu/mmu.c",
@@ -69,38 +58,11 @@ const FIXES_LARGE = changed(
   "\t\t\t    0)",
 );
 
-interface Row {
-  readonly diagram: string | null;
-  readonly text: string;
-}
-
-async function verdicts(
-  study: string,
-  patch: string,
-  scenarios: readonly string[],
-  model: "sc" | "tso" = "sc",
-): Promise<Row[]> {
-  const file = join(mkdtempSync(join(tmpdir(), "racewalk-")), "a.patch");
-  writeFileSync(file, patch);
-  const loaded = await loadStudyOnKernel(study, {
-    ...{ on: `kernel:${source}`, patch: file, scenarios },
-    say: () => undefined,
-  });
-  const plan = planCells(loaded.study, { variants: [], model, strategy: null, bounds: {} });
-  const wanted = plan.filter(({ scenario }) => scenarios.includes(scenario));
-  const options = { workers: 2, allSteps: false, signal: new AbortController().signal, resume: null };
-  const { cells } = await runCells(loaded, wanted, options);
-  return cells.map(({ variant, scenario, property, verdict, complete, diagram }) => ({
-    diagram,
-    text: `${variant} ${scenario} ${property} ${verdict}${complete ? "" : " incomplete"}`,
-  }));
-}
-
 test.skipIf(missing !== null)(
   "gpc-refresh on Linux 6.1: isolation holds and a storm starves; without the retry isolation fails",
   { timeout: 900_000 },
   async () => {
-    const rows = await verdicts("gpc-refresh", NO_RETRY, ["use", "readers", "storm"]);
+    const rows = await verdictsOn(source, "gpc-refresh", NO_RETRY, ["use", "readers", "storm"]);
     expect(rows.map(({ text }) => text)).toEqual([
       "D0 use isolation holds",
       "D0 readers isolation holds",
@@ -118,7 +80,7 @@ test.skipIf(missing !== null)(
   "TDP faults on Linux 6.1: they hold; with a plain store for the compare-exchange they do not",
   { timeout: 900_000 },
   async () => {
-    const rows = await verdicts("tdp-fault", NO_CMPXCHG, ["two-faults", "fault-unmap"]);
+    const rows = await verdictsOn(source, "tdp-fault", NO_CMPXCHG, ["two-faults", "fault-unmap"]);
     expect(rows.map(({ text }) => text)).toEqual([
       "linux two-faults final holds",
       "linux fault-unmap isolation holds",
@@ -133,7 +95,7 @@ test.skipIf(missing !== null)(
   "lockless-walk on Linux 6.1: the zap waits for the walk; without the barrier after the mode it does not, under TSO",
   { timeout: 900_000 },
   async () => {
-    const rows = await verdicts("lockless-walk", NO_BARRIER, ["vcpu-walk"], "tso");
+    const rows = await verdictsOn(source, "lockless-walk", NO_BARRIER, ["vcpu-walk"], "tso");
     expect(rows.map(({ text }) => text)).toEqual([
       "V0 vcpu-walk use-after-free holds",
       "patched vcpu-walk use-after-free fails",
@@ -146,7 +108,7 @@ test.skipIf(missing !== null)(
   "lockless-aging on Linux 6.1: who asks waits for the zap; without mmu_lock it reads a freed page, and loses its mark",
   { timeout: 900_000 },
   async () => {
-    const rows = await verdicts("lockless-aging", AGES_WITHOUT_LOCK, ["zap", "fast-fault", "logging-no-ad"]);
+    const rows = await verdictsOn(source, "lockless-aging", AGES_WITHOUT_LOCK, ["zap", "fast-fault", "logging-no-ad"]);
     expect(rows.map(({ text }) => text)).toEqual([
       "A0 zap use-after-free holds",
       "A0 fast-fault final holds",
@@ -163,7 +125,7 @@ test.skipIf(missing !== null)(
   "lazy-large-spte on Linux 6.1: no write is lost; with W for 512 pages one is",
   { timeout: 900_000 },
   async () => {
-    const rows = await verdicts("lazy-large-spte", FIXES_LARGE, ["reads", "writes-alone", "one-write"]);
+    const rows = await verdictsOn(source, "lazy-large-spte", FIXES_LARGE, ["reads", "writes-alone", "one-write"]);
     expect(rows.map(({ text }) => text)).toEqual([
       "linux reads final holds",
       "linux writes-alone final holds",

@@ -6,6 +6,9 @@
 
 struct rw_instruction rw_instructions[RW_CPUS];
 
+/* For the reader of a diagram. */
+void rw_emulation_fails(void);
+
 static struct rw_instruction *instruction_of(struct x86_emulate_ctxt *ctxt)
 {
 	return &rw_instructions[((struct kvm_vcpu *)ctxt->vcpu)->vcpu_id];
@@ -50,7 +53,10 @@ int x86_decode_insn(struct x86_emulate_ctxt *ctxt, void *insn, int insn_len, int
 	memcpy(ctxt->fetch.data, in->bytes, sizeof(ctxt->fetch.data));
 	ctxt->fetch.ptr = ctxt->fetch.data + in->length;
 	ctxt->_eip = ctxt->eip + in->length;
-	return EMULATION_OK;
+	if (in->kind != RW_UNKNOWN)
+		return EMULATION_OK;
+	rw_emulation_fails();
+	return EMULATION_FAILED;
 }
 
 static int read_operand(struct x86_emulate_ctxt *ctxt, struct rw_instruction *in, u64 *value)

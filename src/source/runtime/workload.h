@@ -7,7 +7,7 @@
 #define RW_PHYS_BITS 40
 
 /* An instruction of the guest, as the checker knows it: the emulator (emulate.c) carries it out. */
-enum { RW_NOTHING, RW_READ, RW_WRITE, RW_INCREMENT, RW_INVLPG, RW_CONTROL };
+enum { RW_NOTHING, RW_READ, RW_WRITE, RW_INCREMENT, RW_INVLPG, RW_CONTROL, RW_UNKNOWN };
 
 struct rw_instruction {
 	u64 gva;

@@ -37,6 +37,13 @@ static int rw_skip_emulated(struct kvm_vcpu *vcpu) { return kvm_emulate_instruct
 static void rw_set_interrupt_shadow(struct kvm_vcpu *vcpu, int mask) { }
 static void rw_inject_exception(struct kvm_vcpu *vcpu) { kvm_deliver_exception_payload(vcpu, &vcpu->arch.exception); }
 static u32 rw_get_interrupt_shadow(struct kvm_vcpu *vcpu) { return 0; }
+/* Of an emulation that failed: nobody reads why the guest was left. */
+static void rw_get_exit_info(struct kvm_vcpu *vcpu, u32 *reason, u64 *info1, u64 *info2, u32 *event, u32 *event_error)
+{
+	*reason = 0;
+	*info1 = *info2 = 0;
+	*event = *event_error = 0;
+}
 #if RW_SINCE(6, 8)
 static int rw_check_emulate(struct kvm_vcpu *vcpu, int type, void *insn, int length) { return X86EMUL_CONTINUE; }
 #else
@@ -80,6 +87,7 @@ static struct kvm_x86_ops rw_ops = {
 	.set_interrupt_shadow = rw_set_interrupt_shadow,
 	.get_interrupt_shadow = rw_get_interrupt_shadow,
 	.inject_exception = rw_inject_exception,
+	.get_exit_info = rw_get_exit_info,
 #if RW_SINCE(6, 8)
 	.check_emulate_instruction = rw_check_emulate,
 #else
