@@ -30,7 +30,8 @@ test("two are no loop, and neither is what another CPU, another function or a cy
 });
 
 test("lines that come again and again are there once", () => {
-  const said = (names: string): string[] => foldRepeats(names.split("").map((name) => line(name))).map(({ text }) => text);
+  const said = (names: string): string[] =>
+    foldRepeats(names.split("").map((name) => line(name))).map(({ text }) => text);
   expect(said("abbbbc")).toEqual(["a", "b", "(the same 3 times more)", "c"]);
   expect(said("xabcabcabcabcabcay")).toEqual(["x", "a", "b", "c", "(the last 3 lines 4 times more)", "a", "y"]);
   expect(said("ababab")).toHaveLength(6);
