@@ -56,6 +56,7 @@ export function runSequentially<T>(world: World, lane: number, name: string, ste
   world.driver = new SequentialDriver(world);
   const task = new Task(world, lane, name, () => new GeneratorBody(steps()), false);
   task.remembers = false;
+  task.unwatched = true;
   task.alone = true;
   try {
     task.start();

@@ -97,7 +97,9 @@ export class Task {
   readonly daemon: boolean;
   /** False for a task that is never taken back, and so need not remember what it learns. */
   remembers = true;
-  /** Nobody runs beside it, and nobody watches what it does. */
+  /** Nobody watches its plain accesses: no races are looked for, nothing is taken back, no store waits in a buffer. */
+  unwatched = false;
+  /** Nobody runs beside it, either. */
   alone = false;
   /** State that follows from the task's own results; the kernel floor keeps `current` here. */
   local: unknown = undefined;

@@ -318,9 +318,17 @@ export class World {
   plainRead(addr: number, size: AccessSize): number {
     const task = this.current;
     if (task === null) return this.heap.read(addr, size);
+    return task.unwatched ? this.unwatchedRead(addr, size) : this.watchedRead(task, addr, size);
+  }
+
+  private unwatchedRead(addr: number, size: AccessSize): number {
+    this.checkAlive(addr, "plain read");
+    return this.heap.read(addr, size);
+  }
+
+  private watchedRead(task: Task, addr: number, size: AccessSize): number {
     if (task.ghost) return task.replay();
     this.checkAlive(addr, "plain read");
-    if (task.alone) return this.heap.read(addr, size);
     this.driver.plainAccess(task, addr, size, false);
     const waiting = this.driver.waitingStores?.(task) ?? null;
     const lo = waiting === null ? this.heap.read(addr, size) : waiting.overlay(this.heap, addr, size);
@@ -337,7 +345,7 @@ export class World {
     if (task?.ghost) return;
     if (task !== null) {
       this.checkAlive(addr, "plain write");
-      if (task.alone) {
+      if (task.unwatched) {
         this.heap.write(addr, size, lo, hi);
         return;
       }
@@ -350,7 +358,11 @@ export class World {
 
   private checkAlive(addr: number, what: string): void {
     const death = this.deathOf(addr);
-    if (death !== null) throw new Violation(death.property, `${what} of ${this.nameOf(addr)}: ${death.because}`, addr);
+    if (death !== null) this.foundDead(addr, what, death);
+  }
+
+  private foundDead(addr: number, what: string, { property, because }: Death): never {
+    throw new Violation(property, `${what} of ${this.nameOf(addr)}: ${because}`, addr);
   }
 
   // --- reports -------------------------------------------------------------------------------------------------

@@ -27,18 +27,24 @@ export interface TlbAccess {
   readonly smap: boolean;
 }
 
+/** Of a page of the level: its number, and the level in two bits below. */
+function keyOf(addr: Gva, level: number): number {
+  return Math.floor(addr / (PAGE_SIZE * pagesPerLevel(level))) * LEVELS + level;
+}
+
+const LEVELS = 4;
+
 export class Tlb {
-  private readonly entries = new Map<string, TlbEntry>();
+  private readonly entries = new Map<number, TlbEntry>();
 
   /** The host-physical address for an access, or null when it is not cached with the rights needed. */
   lookup(addr: Gva, { kind, user, smep, smap }: TlbAccess): Hpa | null {
     for (let level = 1; level <= 3; level++) {
-      const size = PAGE_SIZE * pagesPerLevel(level);
-      const entry = this.entries.get(`${level}:${Math.floor(addr / size)}`);
+      const entry = this.entries.get(keyOf(addr, level));
       if (entry === undefined) continue;
       if ((kind === "write" && !entry.writable) || (kind === "exec" && !entry.executable)) continue;
       if (user ? !entry.user : entry.user && (kind === "exec" ? smep : smap)) continue;
-      return (entry.base + (addr % size)) as Hpa;
+      return (entry.base + (addr % (PAGE_SIZE * pagesPerLevel(level)))) as Hpa;
     }
     return null;
   }
@@ -49,13 +55,13 @@ export class Tlb {
     const size = PAGE_SIZE * pagesPerLevel(level);
     const base = (hpa - (hpa % size)) as Hpa;
     const writable = found.writable && found.dirty;
-    this.entries.set(`${level}:${Math.floor(addr / size)}`, { base, level, writable, executable, user });
+    this.entries.set(keyOf(addr, level), { base, level, writable, executable, user });
   }
 
   /** INVLPG: the translations of one page, whatever its size. */
   flushPage(addr: Gva): void {
     for (let level = 1; level <= 3; level++) {
-      this.entries.delete(`${level}:${Math.floor(addr / (PAGE_SIZE * pagesPerLevel(level)))}`);
+      this.entries.delete(keyOf(addr, level));
     }
   }
 
@@ -72,7 +78,7 @@ export class Tlb {
   contents(): number[] {
     return [...this.entries].flatMap(([key, { base, level, writable, executable, user }]) => {
       const rights = (writable ? 1 : 0) + (executable ? 2 : 0) + (user ? 4 : 0);
-      return [Number(key.slice(2)), level, base, rights];
+      return [Math.floor(key / LEVELS), level, base, rights];
     });
   }
 

@@ -8,6 +8,7 @@ const NO_BODY: TaskBody = { value: undefined, resume: () => true };
 export function runSequentially<T>(world: World, lane: number, name: string, steps: () => T): T {
   const task = new Task(world, lane, name, () => NO_BODY, false);
   task.remembers = false;
+  task.unwatched = true;
   task.alone = true;
   task.start();
   const { current } = world;

@@ -120,6 +120,7 @@ export class Simulator implements Driver, Clock {
     world.started = true;
     for (const task of world.tasks) {
       task.remembers = false;
+      task.unwatched = true;
       const thread: Thread = {
         task,
         kind: kindOf(task.name),
