@@ -68,7 +68,7 @@ export {
   vmaAt,
 } from "./mm/vma.ts";
 export { EINVAL, invalidateRange, madviseDontneed, mmapFixed, munmap, oomReapRange, zapRange } from "./mm/zap.ts";
-export { preemptDisable, preemptEnable, preemptionPoint, runOn } from "./preempt.ts";
+export { mayBePreempted, preemptDisable, preemptEnable, preemptionPoint, runOn } from "./preempt.ts";
 export {
   callRcu,
   Rcu,

@@ -24,10 +24,16 @@ export function* runOn<T>(world: World, cpu: Cell, body: Steps<T>): Steps<T> {
   return value;
 }
 
+/** Whether the thread could be preempted now; most have a CPU of their own. */
+export function mayBePreempted(world: World): boolean {
+  const { sharedCpu, preemptCount } = current(world);
+  return sharedCpu !== null && preemptCount === 0;
+}
+
 /** The thread may be preempted here. */
 export function* preemptionPoint(world: World): Steps<void> {
-  const { sharedCpu, preemptCount } = current(world);
-  if (sharedCpu === null || preemptCount > 0) return;
+  const { sharedCpu } = current(world);
+  if (sharedCpu === null || !mayBePreempted(world)) return;
   yield* store(sharedCpu, 0, "is preempted");
   yield* acquire(sharedCpu, isFree, take, "is scheduled");
 }

@@ -206,8 +206,7 @@ export function* kvmMemslots(memslots: Memslots): Steps<SlotSet> {
 
 /** gfn_to_memslot(): null when no slot has the frame. */
 export function* gfnToMemslot(memslots: Memslots, gfn: Gfn): Steps<KvmMemorySlot | null> {
-  const set = yield* kvmMemslots(memslots);
-  return memslots.find(set, gfn);
+  return memslots.find(memslots.setAt(yield* load(memslots.active)), gfn);
 }
 
 function contains(slot: KvmMemorySlot, gfn: Gfn): boolean {

@@ -24,7 +24,7 @@ import {
 import type { Gfn, Hva } from "../machine/index.ts";
 import { gpcProtocol } from "./gpc-protocols.ts";
 import type { Kvm } from "./kvm.ts";
-import { gfnRangeOf, kvmMemslots } from "./memslots.ts";
+import { gfnRangeOf } from "./memslots.ts";
 import type { KvmEvent } from "./trace.ts";
 
 /** What KVM registers with the host mm. */
@@ -77,7 +77,7 @@ function* kvmMmuNotifierInvalidateRangeEnd(kvm: Kvm, range: NotifierRange): Step
 
 /** The guest frames that the host range backs, slot by slot. */
 function* overlapping(kvm: Kvm, range: Pick<NotifierRange, "start" | "end">): Steps<{ start: Gfn; end: Gfn }[]> {
-  const set = yield* kvmMemslots(kvm.memslots);
+  const set = kvm.memslots.setAt(yield* load(kvm.memslots.active));
   const slots = kvm.memslots.slotsOf(set);
   // In the order of their host addresses, as the tree has them.
   if (slots.length > 1) slots.sort((a, b) => a.userspace_addr.value - b.userspace_addr.value);

@@ -20,8 +20,8 @@ export const SHADOW_MUTATIONS: readonly Mutation[] = [
   {
     name: "the notifier finds what is mapped by the frame's reverse map",
     file: "kvm/shadow/rmap-range.ts",
-    find: "  for (const { head } of headsIn(shadow, slot, range)) if (yield* kvmZapAllRmapSptes(",
-    replace: "  for (const { head } of headsIn(shadow, slot, range)) if (head.addr < 0 && (yield* kvmZapAllRmapSptes(",
+    find: "  while (heads.next()) if (yield* kvmZapAllRmapSptes(",
+    replace: "  while (heads.next()) if (heads.level < 0 && (yield* kvmZapAllRmapSptes(",
     also: { find: "shadow, head)) flush = true;", replace: "shadow, head))) flush = true;" },
     ...fault,
     scenario: "unmap",

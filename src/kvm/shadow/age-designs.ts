@@ -32,7 +32,7 @@ import {
   type U64,
   u64,
 } from "../../engine/index.ts";
-import { preemptDisable, preemptEnable, preemptionPoint } from "../../kernel/index.ts";
+import { mayBePreempted, preemptDisable, preemptEnable, preemptionPoint } from "../../kernel/index.ts";
 import {
   isAccessedSpte,
   isShadowPresentPte,
@@ -62,6 +62,7 @@ const DESIGNS: Readonly<Record<RmapAging, Design>> = {
   "ad-only": { ...LINUX, withoutAd: "leave" },
   "plain-mark": { ...LINUX, withoutAd: "store" },
 };
+const NONE: readonly number[] = [];
 const UNDER_MMU_LOCK: Design = { ...LINUX, withoutAd: "update" };
 
 /** The part of kvm_rmap_age_gfn_range() for one head: true when an entry was used. @param test only look */
@@ -70,7 +71,7 @@ export function* ageRmap(shadow: ShadowMmu, head: Cell, test: boolean): Steps<bo
   const design = kernel === "7.2" ? DESIGNS[kvm.variants.rmapAging] : UNDER_MMU_LOCK;
   if (!design.preemptible) preemptDisable(world);
   const value = design.lock === "none" ? yield* load(head) : yield* rmapLock(head, gfnRmaps);
-  const entries = yield* rmapEntriesLockless(world, value);
+  const entries = value === 0 ? NONE : yield* rmapEntriesLockless(world, value);
   if (design.lock === "given-back") yield* rmapUnlock(head, gfnRmaps, value, false);
   let young = false;
   for (const addr of entries) {
@@ -82,8 +83,8 @@ export function* ageRmap(shadow: ShadowMmu, head: Cell, test: boolean): Steps<bo
     if (test) break;
     yield* ageSpte(shadow, design, sptep, spte);
   }
-  yield* preemptionPoint(world);
-  if (design.lock === "held") yield* rmapUnlock(head, gfnRmaps, value, false);
+  if (mayBePreempted(world)) yield* preemptionPoint(world);
+  if (design.lock === "held" && value !== 0) yield* rmapUnlock(head, gfnRmaps, value, false);
   if (!design.preemptible) preemptEnable(world);
   return young;
 }

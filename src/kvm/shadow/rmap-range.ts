@@ -32,7 +32,8 @@ export function* unmapRmaps(shadow: ShadowMmu, range: GfnRange): Steps<boolean> 
   const slot = yield* gfnToMemslot(shadow.kvm.memslots, range.start);
   if (!hasRmaps(slot)) return false;
   let flush = false;
-  for (const { head } of headsIn(shadow, slot, range)) if (yield* kvmZapAllRmapSptes(shadow, head)) flush = true;
+  const heads = headsIn(shadow, slot, range);
+  while (heads.next()) if (yield* kvmZapAllRmapSptes(shadow, heads.head)) flush = true;
   return flush;
 }
 
@@ -41,8 +42,9 @@ export function* ageRmaps(shadow: ShadowMmu, range: GfnRange, test: boolean): St
   const slot = yield* gfnToMemslot(shadow.kvm.memslots, range.start);
   if (!hasRmaps(slot)) return false;
   let young = false;
-  for (const { head } of headsIn(shadow, slot, range)) {
-    if (yield* ageRmap(shadow, head, test)) young = true;
+  const heads = headsIn(shadow, slot, range);
+  while (heads.next()) {
+    if (yield* ageRmap(shadow, heads.head, test)) young = true;
     if (young && test) break;
   }
   return young;
@@ -58,8 +60,8 @@ export function* wrprotSlotRmaps(shadow: ShadowMmu, slot: KvmMemorySlot): Steps<
   if (!hasRmaps(slot)) return false;
   let flush = false;
   yield* writeLock(shadow.kvm.mmuLock);
-  for (const { head } of headsIn(shadow, slot, slotRange(slot)))
-    if (yield* rmapWriteProtect(shadow, head, false)) flush = true;
+  const heads = headsIn(shadow, slot, slotRange(slot));
+  while (heads.next()) if (yield* rmapWriteProtect(shadow, heads.head, false)) flush = true;
   yield* writeUnlock(shadow.kvm.mmuLock);
   return flush;
 }
@@ -69,9 +71,10 @@ export function* zapCollapsibleRmaps(shadow: ShadowMmu, slot: KvmMemorySlot): St
   if (!hasRmaps(slot)) return;
   yield* writeLock(shadow.kvm.mmuLock);
   let flush = false;
-  for (const { head, level } of headsIn(shadow, slot, slotRange(slot))) {
-    if (level > PG_LEVEL_4K) break;
-    for (const addr of rmapEntries(shadow.world, yield* load(head))) {
+  const heads = headsIn(shadow, slot, slotRange(slot));
+  while (heads.next()) {
+    if (heads.level > PG_LEVEL_4K) break;
+    for (const addr of rmapEntries(shadow.world, yield* load(heads.head))) {
       const sp = shadow.pages.ofEntry(addr);
       if (!roleIsDirect(sp.role.value)) continue;
       const largest = yield* kvmMmuMaxMappingLevel(shadow.kvm, slot, sp.gfn.value as Gfn);
