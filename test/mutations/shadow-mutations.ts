@@ -22,7 +22,7 @@ export const SHADOW_MUTATIONS: readonly Mutation[] = [
     file: "kvm/shadow/rmap-range.ts",
     find: "  while (heads.next()) if (yield* kvmZapAllRmapSptes(",
     replace: "  while (heads.next()) if (heads.level < 0 && (yield* kvmZapAllRmapSptes(",
-    also: { find: "shadow, head)) flush = true;", replace: "shadow, head))) flush = true;" },
+    also: { find: "shadow, heads.head)) flush = true;", replace: "shadow, heads.head))) flush = true;" },
     ...fault,
     scenario: "unmap",
     caught: "isolation",
