@@ -125,6 +125,13 @@ export class World {
   private staticNext = PAGE_SIZE;
   /** Pages are handed out from the end of the static part downwards. */
   private staticTop: number;
+  /** The pages allocated last, and when: {@link fillFresh}. */
+  private freshPages: {
+    readonly task: Task;
+    readonly completed: number;
+    readonly addr: number;
+    readonly end: number;
+  } | null = null;
   /** For each 8-byte granule, the granule of the header of the object that holds it; 0 for what is never freed. */
   private readonly headers: Int32Array;
   /** The same for whole pages, by page: their life words stand elsewhere, so that pages lie side by side. */
@@ -258,7 +265,35 @@ export class World {
     // The static part is handed out once, and zero to begin with.
     if (task !== null || template !== null) this.heap.fillFresh(addr, size, template);
     this.introduce(task, header, { addr, bytes, name, describe });
+    if (task !== null) this.freshPages = { task, completed: task.completed, addr, end: addr + size };
     return addr;
+  }
+
+  /**
+   * Fills whole words of pages that the running task allocated after its last operation: nobody else can know their address, so its stores need neither be seen
+   * one by one nor be undone.
+   * @returns whether the place is such a one
+   */
+  fillFresh(addr: number, bytes: number, lo: number, hi: number): boolean {
+    const task = this.current;
+    // A caller that is told no goes on in another way, so the answer is remembered like a value.
+    if (task?.ghost) return task.replay() !== 0;
+    const { freshPages: fresh } = this;
+    const isFresh =
+      fresh !== null &&
+      fresh.task === task &&
+      fresh.completed === task.completed &&
+      addr >= fresh.addr &&
+      addr + bytes <= fresh.end;
+    task?.record(isFresh ? 1 : 0, 0);
+    if (!isFresh) return false;
+    const pattern = new Uint32Array(bytes / 4);
+    for (let i = 0; i < pattern.length; i += 2) {
+      pattern[i] = lo;
+      pattern[i + 1] = hi;
+    }
+    this.heap.fillFresh(addr, bytes, pattern);
+    return true;
   }
 
   /** The next `bytes` of the small objects, with room for a header before them. */

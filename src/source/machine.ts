@@ -424,6 +424,8 @@ export class CompiledKernel {
         if (world.onPlain !== null) this.notePlaces(site);
         world.plainWrite(addr >>> 0, size, lo >>> 0, hi >>> 0);
       },
+      fill_fresh: (addr: number, bytes: number, lo: number, hi: number): number =>
+        world.fillFresh(addr >>> 0, bytes, lo >>> 0, hi >>> 0) ? 1 : 0,
       operation: (...request: number[]): number => this.operation(request),
       wild: (lo: number, hi: number, site: number): never => {
         const value = (BigInt(hi >>> 0) << 32n) | BigInt(lo >>> 0);

@@ -29,6 +29,9 @@ export interface OnKernelOptions {
 /** Milliseconds that a search for racing accesses may take. */
 const SEARCH_MS = 30_000;
 
+/** Two accesses race when one task is stopped between what orders them and another gets there; that takes one preemption, or one more to let the task get there. */
+const SEARCH_PREEMPTIONS = 2;
+
 /** The folder of `kernel:DIR`. */
 function kernelFolder(on: string): string {
   const folder = /^kernel:(.+)$/.exec(on)?.[1];
@@ -109,7 +112,7 @@ async function findRaces(
     const result = await check(scenario.program(image, [...places]), {
       shouldStop: () => performance.now() > end,
       // A loop that a storm keeps going ends here; its races show in the first rounds.
-      ...(scenario.strategy === "graph" ? { taskSteps: 200 } : {}),
+      ...(scenario.strategy === "graph" ? { taskSteps: 200 } : { preemptions: SEARCH_PREEMPTIONS }),
     });
     const races = result.failures.filter(
       ({ property, addr }) => property === "data-race" && addr !== undefined && !places.has(addr),

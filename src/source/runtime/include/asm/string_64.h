@@ -17,5 +17,10 @@
 	}
 RW_FILL(memset16, __u16)
 RW_FILL(memset32, __u32)
-RW_FILL(memset64, __u64)
+void rw_memset64(__u64 *s, __u64 v, __kernel_size_t n);
+static inline void *memset64(__u64 *s, __u64 v, __kernel_size_t n)
+{
+	rw_memset64(s, v, n);
+	return s;
+}
 #endif
