@@ -41,7 +41,7 @@ import {
 } from "../machine/index.ts";
 import { type AccessBits, accessBits, gpteAccess, permissionFault } from "./cpu-role.ts";
 import { kvmVcpuMarkPageDirty } from "./dirty-log.ts";
-import { gfnToHva, gfnToMemslot, KVM_MEMSLOT_INVALID, type KvmMemorySlot, memslotIsReadonly } from "./memslots.ts";
+import { gfnToHva, gfnToMemslot, isVisibleMemslot, KVM_MEM_READONLY, KVM_MEMSLOT_INVALID } from "./memslots.ts";
 import type { Vcpu } from "./vcpu.ts";
 
 /** One level of a walk. */
@@ -148,11 +148,6 @@ function walkFault(mode: PagingMode, address: Gva, access: number, extra: number
   return { kind: "fault", address, errorCode: extra | (access & (PFERR_WRITE | PFERR_USER)) | fetch };
 }
 
-/** kvm_is_visible_memslot() */
-export function isVisibleMemslot(slot: KvmMemorySlot | null): slot is KvmMemorySlot {
-  return slot !== null && (slot.flags.value & KVM_MEMSLOT_INVALID) === 0;
-}
-
 /** Reads one entry; null when its table is in no memslot. */
 function* readGpte(vcpu: Vcpu, table: number, addr: Gva, level: number, ptAccess: number): Steps<WalkedEntry | null> {
   const { mode } = vcpu.guest;
@@ -161,11 +156,13 @@ function* readGpte(vcpu: Vcpu, table: number, addr: Gva, level: number, ptAccess
   const tableGfn = gfn(Math.floor(table / PAGE_SIZE));
   const offset = size * guestTableIndex(mode, addr, level);
   const slot = yield* gfnToMemslot(kvm.memslots, tableGfn);
-  if (!isVisibleMemslot(slot)) return null;
+  if (slot === null) return null;
+  const flags = slot.flags.value;
+  if ((flags & KVM_MEMSLOT_INVALID) !== 0) return null;
   const hva = (gfnToHva(slot, tableGfn) + offset) as Hva;
   const pte = yield* getUser(kvm.mm, hva, size);
   if (pte === null) return null;
-  const writable = !memslotIsReadonly(slot);
+  const writable = (flags & KVM_MEM_READONLY) === 0;
   return { level, tableGfn, gpa: (tableGfn * PAGE_SIZE + offset) as Gpa, hva, writable, pte, ptAccess };
 }
 

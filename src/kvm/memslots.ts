@@ -214,6 +214,11 @@ function contains(slot: KvmMemorySlot, gfn: Gfn): boolean {
   return gfn >= base && gfn < base + slot.npages.value;
 }
 
+/** kvm_is_visible_memslot() */
+export function isVisibleMemslot(slot: KvmMemorySlot | null): slot is KvmMemorySlot {
+  return slot !== null && (slot.flags.value & KVM_MEMSLOT_INVALID) === 0;
+}
+
 /** memslot_is_readonly() */
 export function memslotIsReadonly(slot: KvmMemorySlot): boolean {
   return (slot.flags.value & KVM_MEM_READONLY) !== 0;

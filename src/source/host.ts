@@ -67,6 +67,10 @@ export class SourceFrames extends PageFrames {
     return this.withRefcount(super.headOf(frame), (frame - (frame % this.folioPages(frame))) as Pfn);
   }
 
+  override refcountOf(frame: Pfn): Cell {
+    return this.headOf(frame)._refcount;
+  }
+
   private withRefcount(page: StructPage, frame: Pfn): StructPage {
     const made: StructPage = Object.create(page, { _refcount: { value: this.refcount(frame) } });
     return made;

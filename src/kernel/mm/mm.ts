@@ -63,6 +63,11 @@ export interface HugeEntry {
   readonly level: 2 | 3;
 }
 
+/** Asked for every entry: the text is made only when it is needed. */
+function outsideWindow(addr: Hva): EngineBug {
+  return new EngineBug(`0x${addr.toString(16)} is outside the process's window`);
+}
+
 export class Mm {
   readonly world: World;
   readonly frames: PageFrames;
@@ -131,8 +136,7 @@ export class Mm {
 
   private indexOf(addr: Hva): number {
     const index = Math.floor((addr - this.base) / PAGE_SIZE);
-    // Asked for every entry: the text is made only when it is needed.
-    if (index < 0 || index >= this.pages) throw new EngineBug(`0x${addr.toString(16)} is outside the process's window`);
+    if (index < 0 || index >= this.pages) throw outsideWindow(addr);
     return index;
   }
 

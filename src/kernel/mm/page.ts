@@ -36,6 +36,7 @@ import {
 import { type Hpa, hpaToPfn, PAGE_SIZE, type Pfn, pfnToHpa } from "../../machine/index.ts";
 
 const PAGE = new Struct("page", { _refcount: u53, _mapcount: u53, flags: u53 });
+const REFCOUNT_OFFSET = PAGE.offsets["_refcount"] as number;
 export type Page = View<{ _refcount: typeof u53; _mapcount: typeof u53; flags: typeof u53 }>;
 
 /** Anonymous memory that nobody else maps: it may be made writable without a copy (PG_anon_exclusive). */
@@ -149,6 +150,12 @@ export class PageFrames {
   headOf(frame: Pfn): Page {
     const page = this.pages[frame] ?? 0;
     return page !== 0 ? PAGE.at(this.world, page) : this.pageOf(this.folioOf(frame)?.first ?? frame);
+  }
+
+  /** page_ref_count()'s word. Taken and given back at every look-up of a page: without a view on the rest of struct page. */
+  refcountOf(frame: Pfn): Cell {
+    const page = this.pages[frame] ?? 0;
+    return page !== 0 ? new Cell<number>(this.world, page + REFCOUNT_OFFSET, 8, false) : this.headOf(frame)._refcount;
   }
 
   /** The folio of several frames that the frame is part of; null for a frame of its own. */
@@ -269,30 +276,35 @@ function remembered(world: World, look: (world: World) => number): number {
 /** try_get_page(): false when the frame is already on its way back to the allocator. */
 export function* tryGetPage(frames: PageFrames, frame: Pfn): Steps<boolean> {
   if (frames.isPinned(frame)) return true;
-  const { _refcount } = frames.headOf(frame);
+  const refcount = frames.refcountOf(frame);
   const again = startLoop(frames.world);
   for (;;) {
     again();
-    const count = yield* load(_refcount, QUIET);
+    const count = yield* load(refcount, QUIET);
     if (count === 0) return false;
-    if ((yield* compareExchange(_refcount, count, count + 1, QUIET)) === count) return true;
+    if ((yield* compareExchange(refcount, count, count + 1, QUIET)) === count) return true;
   }
 }
 
 /** put_page(): the last reference frees the frame. */
 export function* putPage(frames: PageFrames, frame: Pfn): Steps<void> {
   if (frames.isPinned(frame)) return;
-  const { _refcount } = frames.headOf(frame);
-  const before = yield* fetchAdd(_refcount, -1, QUIET);
-  if (before === 0) throw new Violation("page-refcount", `${_refcount.name} drops below zero`);
-  if (before !== 1) return;
+  const refcount = frames.refcountOf(frame);
+  const before = yield* fetchAdd(refcount, -1, QUIET);
+  if (before <= 1) yield* freePage(frames, frame, before);
+}
+
+function* freePage(frames: PageFrames, frame: Pfn, references: number): Steps<void> {
+  if (references === 0) {
+    throw new Violation("page-refcount", `${frames.refcountOf(frame).name} drops below zero`);
+  }
   yield* retire(frames.world, pfnToHpa(frame), "freed", "isolation");
   frames.noteFreed(frame);
 }
 
 /** Several references at once: a huge mapping becomes small ones. */
 export function* addPageReferences(frames: PageFrames, frame: Pfn, count: number): Steps<void> {
-  yield* fetchAdd(frames.headOf(frame)._refcount, count, QUIET);
+  yield* fetchAdd(frames.refcountOf(frame), count, QUIET);
 }
 
 /** The host mm takes the frame away from secondary users: invalidate_range_start() has returned for it. */

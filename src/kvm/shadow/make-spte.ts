@@ -12,13 +12,14 @@ import { makeMmioSpte, mmioGenerationOf } from "../mmio-spte.ts";
 import { isLastSpte, isShadowPresentPte, isWritablePte, makeSpte } from "../spte.ts";
 import type { Vcpu } from "../vcpu.ts";
 import { isTooLarge } from "./large-designs.ts";
-import { type ShadowPage, spLevel } from "./page.ts";
+import type { ShadowPage } from "./page.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 import type { Sptep } from "./spte-change.ts";
 import { mmuTryToUnsyncPages } from "./unsync.ts";
 
 export interface ShadowSpteRequest {
-  readonly sp: ShadowPage;
+  /** Of the entry's page. */
+  readonly level: number;
   readonly slot: KvmMemorySlot;
   readonly gfn: Gfn;
   readonly pfn: Pfn;
@@ -41,9 +42,8 @@ export interface MadeSpte {
 
 /** make_spte() */
 export function* makeShadowSpte(vcpu: Vcpu, shadow: ShadowMmu, request: ShadowSpteRequest): Steps<MadeSpte> {
-  const { sp, slot, gfn, access, old, prefetch, synchronizing, hostWritable, unmarked } = request;
+  const { level, slot, gfn, access, old, prefetch, synchronizing, hostWritable, unmarked } = request;
   const { bits } = shadow;
-  const level = spLevel(sp);
   const write = (access & bits.write) !== 0 && hostWritable;
   // An entry that was writable stays so without another look: whoever makes a shadow page of the frame takes W away first.
   const wasWritable = isShadowPresentPte(old) && isLastSpte(old, level) && isWritablePte(old);

@@ -211,8 +211,9 @@ export class ShadowPages {
   /** kvm_mmu_page_set_translation() */
   setTranslation(sp: ShadowPage, index: number, frame: Gfn, access: number): void {
     const table = sp.shadowed_translation.value;
-    if (table !== 0 && !roleIsDirect(sp.role.value))
-      translation(this.world, table, index).value = frame * PAGE_SIZE + access;
+    if (table === 0 || roleIsDirect(sp.role.value)) return;
+    const made = frame * PAGE_SIZE + access;
+    translation(this.world, table, index).value = made;
   }
 
   /** Tables that are allocated now. For oracles. */

@@ -28,8 +28,7 @@ import {
   PT_PRESENT_MASK,
 } from "../../machine/index.ts";
 import { PAE_ROOT_LEVEL, roleAtLevel } from "../cpu-role.ts";
-import { isVisibleMemslot } from "../guest-walk.ts";
-import { gfnToMemslot } from "../memslots.ts";
+import { gfnToMemslot, isVisibleMemslot } from "../memslots.ts";
 import { KVM_REQ_MMU_FREE_OBSOLETE_ROOTS } from "../requests.ts";
 import { roleIsDirect, roleLevel, tdpRootRole } from "../role.ts";
 import { spteToPfn } from "../spte.ts";

@@ -13,11 +13,17 @@ import { getUserPageFast, putPage } from "../../kernel/index.ts";
 import { type Gfn, guestEntryFrame, type Pfn, PG_LEVEL_4K, gfn as toGfn } from "../../machine/index.ts";
 import { gpteAccess } from "../cpu-role.ts";
 import { protectCleanGpte } from "../guest-walk.ts";
-import { kvmSlotDirtyTrackEnabled } from "../huge-page.ts";
-import { gfnToHva, gfnToMemslot, KVM_MEMSLOT_INVALID, type KvmMemorySlot, memslotIsReadonly } from "../memslots.ts";
+import {
+  gfnToHva,
+  gfnToMemslot,
+  KVM_MEM_LOG_DIRTY_PAGES,
+  KVM_MEM_READONLY,
+  KVM_MEMSLOT_INVALID,
+  type KvmMemorySlot,
+} from "../memslots.ts";
 import { KVM_PFN_NOSLOT, type RetPf } from "../page-fault.ts";
 import { kvmFlushRemoteTlbs } from "../requests.ts";
-import { roleAccess, roleIsDirect } from "../role.ts";
+import { roleAccess, roleIsDirect, roleLevel } from "../role.ts";
 import { isLargePte, isLastSpte, isShadowPresentPte, spteToPfn } from "../spte.ts";
 import type { Vcpu } from "../vcpu.ts";
 import { makeShadowSpte, markShadowMmioSpte } from "./make-spte.ts";
@@ -77,7 +83,7 @@ export function* mmuSetSpte(vcpu: Vcpu, shadow: ShadowMmu, request: SetSpteReque
   const unmarked: ShadowPage[] | null = shadow.kvm.variants.unsyncMark === "after-writable" ? [] : null;
   const made = yield* makeShadowSpte(vcpu, shadow, {
     unmarked,
-    sp,
+    level,
     slot,
     gfn,
     pfn,
@@ -124,26 +130,26 @@ export function* validateDirectSpte(shadow: ShadowMmu, sptep: Sptep, access: num
 export function* ptePrefetch(vcpu: Vcpu, shadow: ShadowMmu, sptep: Sptep, gptes: readonly U64[] | null): Steps<void> {
   // An address that is being invalidated must not be mapped; which, nobody asks here.
   if ((yield* load(shadow.kvm.mmuInvalidateInProgress)) !== 0) return;
-  const sp = shadow.pages.ofEntry(sptep.addr);
-  if (spLevel(sp) > PG_LEVEL_4K) return;
-  if (roleIsDirect(sp.role.value)) {
+  const role = shadow.pages.ofEntry(sptep.addr).role.value;
+  if (roleLevel(role) > PG_LEVEL_4K) return;
+  if (roleIsDirect(role)) {
     yield* directPtePrefetch(vcpu, shadow, sptep);
     return;
   }
+  const allowed = roleAccess(shadow.roles, role);
   const first = sptep.addr - 8 * (spteIndex(sptep) & (PTE_PREFETCH_NUM - 1));
   for (let i = 0; i < PTE_PREFETCH_NUM; i++) {
     const each = spteAt(shadow.world, first + 8 * i);
     if (each.addr === sptep.addr || isShadowPresentPte(yield* load(each))) continue;
-    if (!(yield* prefetchGpte(vcpu, shadow, each, gptes?.[i] as U64))) return;
+    if (!(yield* prefetchGpte(vcpu, shadow, each, gptes?.[i] as U64, allowed))) return;
   }
 }
 
-/** FNAME(prefetch_gpte) */
-function* prefetchGpte(vcpu: Vcpu, shadow: ShadowMmu, sptep: Sptep, gpte: U64): Steps<boolean> {
+/** FNAME(prefetch_gpte). @param allowed by the entries above: the page's role says so */
+function* prefetchGpte(vcpu: Vcpu, shadow: ShadowMmu, sptep: Sptep, gpte: U64, allowed: number): Steps<boolean> {
   if (yield* prefetchInvalidGpte(vcpu, shadow, sptep, gpte)) return false;
-  const sp = shadow.pages.ofEntry(sptep.addr);
   const frame = toGfn(guestEntryFrame(vcpu.guest.mode, gpte, PG_LEVEL_4K));
-  const rights = roleAccess(shadow.roles, sp.role.value) & gpteAccess(shadow.bits, gpte);
+  const rights = allowed & gpteAccess(shadow.bits, gpte);
   const access = protectCleanGpte(shadow.bits, rights, gpte);
   return (yield* prefetchSptes(vcpu, shadow, sptep, frame, 1, access)) === 1;
 }
@@ -181,9 +187,10 @@ function* prefetchSptes(
 ): Steps<number> {
   const { kvm } = shadow;
   const slot = yield* gfnToMemslot(kvm.memslots, frame);
-  if (slot === null || (slot.flags.value & KVM_MEMSLOT_INVALID) !== 0 || memslotIsReadonly(slot)) return 0;
+  if (slot === null) return 0;
   // A page that is filled in ahead would be logged as written.
-  if ((access & shadow.bits.write) !== 0 && kvmSlotDirtyTrackEnabled(slot)) return 0;
+  const logged = (access & shadow.bits.write) !== 0 ? KVM_MEM_LOG_DIRTY_PAGES : 0;
+  if ((slot.flags.value & (KVM_MEMSLOT_INVALID | KVM_MEM_READONLY | logged)) !== 0) return 0;
   if (frame + count > slot.base_gfn.value + slot.npages.value) return 0;
   const found: Pfn[] = [];
   for (let i = 0; i < count; i++) {

@@ -17,7 +17,7 @@ import type { ShadowMmu } from "./shadow-mmu.ts";
 
 function rmapIndexOf(gfn: number, base: number, level: number): number {
   const pages = pagesPerLevel(level);
-  return Math.floor(gfn / pages) - Math.floor(base / pages);
+  return level === PG_LEVEL_4K ? gfn - base : Math.floor(gfn / pages) - Math.floor(base / pages);
 }
 
 function hasArrays(slot: KvmMemorySlot): boolean {
@@ -66,20 +66,21 @@ export function gfnToRmap(world: World, slot: KvmMemorySlot, gfn: Gfn, level: nu
   return new Cell<number>(world, heads + 8 * rmapIndexOf(gfn, slot.base_gfn.value, level), 8, false);
 }
 
-function writeTrackOf(world: World, slot: KvmMemorySlot, gfn: Gfn): Cell {
-  return new Cell<number>(world, slot.gfn_write_track.value + 4 * (gfn - slot.base_gfn.value), 4, false);
+function writeTrackOf(world: World, slot: KvmMemorySlot, counts: number, gfn: Gfn): Cell {
+  return new Cell<number>(world, counts + 4 * (gfn - slot.base_gfn.value), 4, false);
 }
 
 /** kvm_gfn_is_write_tracked(): also looked at without mmu_lock, as a hint. */
 export function* kvmGfnIsWriteTracked(shadow: ShadowMmu, slot: KvmMemorySlot | null, gfn: Gfn): Steps<boolean> {
-  if (slot === null || !hasArrays(slot)) return false;
-  return (yield* load(writeTrackOf(shadow.world, slot, gfn))) !== 0;
+  if (slot === null) return false;
+  const counts = slot.gfn_write_track.value;
+  return counts !== 0 && (yield* load(writeTrackOf(shadow.world, slot, counts, gfn))) !== 0;
 }
 
 /** update_gfn_write_track() */
 export function* updateGfnWriteTrack(shadow: ShadowMmu, slot: KvmMemorySlot, gfn: Gfn, delta: 1 | -1): Steps<void> {
   assertHeldWrite(shadow.kvm.mmuLock);
-  const count = writeTrackOf(shadow.world, slot, gfn);
+  const count = writeTrackOf(shadow.world, slot, slot.gfn_write_track.value, gfn);
   yield* store(count, count.value + delta);
 }
 

@@ -85,7 +85,7 @@ function* syncSpte(vcpu: Vcpu, shadow: ShadowMmu, sp: ShadowPage, index: number)
   const slot = (yield* gfnToMemslot(shadow.kvm.memslots, frame)) as KvmMemorySlot;
   const made = yield* makeShadowSpte(vcpu, shadow, {
     unmarked: null,
-    sp,
+    level: PG_LEVEL_4K,
     slot,
     gfn: frame,
     pfn: spteToPfn(spte),
