@@ -5,9 +5,10 @@
  * being private protects it, and a reported data race where it does not. Marked accesses are operations
  * (`yield* load(cell)`). A structure is a schema that gives typed views; a view holds an address and no state.
  */
-import { assert, EngineBug } from "./assert.ts";
+import { assert } from "./assert.ts";
 import type { AccessSize } from "./heap.ts";
 import { numberOfHalves, TWO32, type U64, u64 } from "./u64.ts";
+import { type Fields, viewMaker } from "./view.ts";
 import type { World } from "./world.ts";
 
 export class Cell<T = number> {
@@ -81,7 +82,6 @@ export function arrayOf<T>(element: FieldType<T>, count: number): ArrayFieldType
   return { size: element.size, wide: element.wide, count, array: true };
 }
 
-type Fields = Readonly<Record<string, FieldType<unknown>>>;
 type CellOf<F> =
   F extends ArrayFieldType<infer T> ? (index: number) => Cell<T> : F extends FieldType<infer T> ? Cell<T> : never;
 
@@ -108,7 +108,7 @@ export class Struct<F extends Fields> {
     }
     this.bytes = Math.ceil(offset / 8) * 8;
     this.offsets = offsets;
-    this.at = viewMaker(fields, offsets);
+    this.at = viewMaker(Cell, fields, offsets) as (world: World, addr: number) => View<F>;
   }
 
   /** Allocates a zeroed structure; `label` is what reports call it. */
@@ -139,40 +139,6 @@ export class Struct<F extends Fields> {
     }
     return best;
   };
-}
-
-/**
- * Makes the class of the views from its text. A compiler remembers what it has seen by place in the source: classes that share their accessors' source
- * share that memory, and none is fast.
- */
-function viewMaker<F extends Fields>(
-  fields: F,
-  offsets: Readonly<Record<string, number>>,
-): (world: World, addr: number) => View<F> {
-  const accessors = Object.entries(fields).map(([field, { size, wide, count }]) => {
-    const offset = offsets[field] as number;
-    if (count === 0) return `get ${field}() { return new Cell(this.world, this.addr + ${offset}, ${size}, ${wide}); }`;
-    return `get ${field}() {
-      return (index) => {
-        if (!(index >= 0 && index < ${count})) outside("${field}", index, ${count});
-        return new Cell(this.world, this.addr + ${offset} + index * ${size}, ${size}, ${wide});
-      };
-    }`;
-  });
-  const text = `class View {
-    constructor(world, addr) {
-      this.world = world;
-      this.addr = addr;
-    }
-    ${accessors.join("\n")}
-  }
-  return (world, addr) => new View(world, addr);`;
-  // oxlint-disable-next-line typescript/no-implied-eval -- the text is of names and numbers of structures in this source
-  return new Function("Cell", "outside", text)(Cell, outside) as (world: World, addr: number) => View<F>;
-}
-
-function outside(field: string, index: number, count: number): never {
-  throw new EngineBug(`${field}[${index}] is outside its ${count} elements`);
 }
 
 /** A shared variable of its own. */

@@ -7,18 +7,23 @@
  */
 import { assert } from "./assert.ts";
 import type { Cell } from "./cell.ts";
+import type { AccessSize } from "./heap.ts";
 import { type Operation, OpKind, type Ready, type Steps, type Update } from "./operation.ts";
 import { GeneratorBody, type Task } from "./task.ts";
 import type { U64 } from "./u64.ts";
 import type { World } from "./world.ts";
 
 function begin<T>(world: World, kind: OpKind, cell: Cell<T> | null): Operation<T> {
+  if (cell === null) return beginAt(world, kind, 0, 8, false);
+  return beginAt(world, kind, cell.addr, cell.size, cell.wide);
+}
+
+function beginAt<T>(world: World, kind: OpKind, addr: number, size: AccessSize, wide: boolean): Operation<T> {
   const task = world.current;
   assert(task !== null, "an operation was asked for outside any task");
   const op = task.op as Operation<T>;
   op.begin();
-  if (cell === null) op.set(kind, 0, 8, false);
-  else op.set(kind, cell.addr, cell.size, cell.wide);
+  op.set(kind, addr, size, wide);
   return op;
 }
 
@@ -88,6 +93,32 @@ export function compareExchange<T>(cell: Cell<T>, expected: T, replacement: T, t
   const op = withOperand(OpKind.CompareExchange, cell, replacement);
   op.text = text;
   op.setExpected(expected as number | U64);
+  return op;
+}
+
+// The same for an entry of a page table, by its address: a walk over many needs no cell for each.
+
+export function loadEntry(world: World, addr: number): Operation<U64> {
+  return beginAt(world, OpKind.Load, addr, 8, true);
+}
+
+function entryWithOperand(world: World, kind: OpKind, addr: number, value: U64): Operation<U64> {
+  const op = beginAt<U64>(world, kind, addr, 8, true);
+  op.setOperand(value);
+  return op;
+}
+
+export function storeEntry(world: World, addr: number, value: U64): Operation<U64> {
+  return entryWithOperand(world, OpKind.Store, addr, value);
+}
+
+export function exchangeEntry(world: World, addr: number, value: U64): Operation<U64> {
+  return entryWithOperand(world, OpKind.Exchange, addr, value);
+}
+
+export function compareExchangeEntry(world: World, addr: number, expected: U64, replacement: U64): Operation<U64> {
+  const op = entryWithOperand(world, OpKind.CompareExchange, addr, replacement);
+  op.setExpected(expected);
   return op;
 }
 

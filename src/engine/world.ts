@@ -329,13 +329,20 @@ export class World {
     return life !== 0 && this.heap.words[life >>> 2] !== IMMORTAL;
   }
 
+  /** Whether the object around `addr` may be touched now. Asked at every access, so without a detour by {@link lifeOf}. */
+  lives(addr: number): boolean {
+    const page = this.pageHeaders[addr >>> 12] as number;
+    const granule = page === 0 ? (this.headers[addr >>> 3] as number) : page;
+    const state = this.heap.words[granule << 1] as number;
+    return granule !== 0 && (state === LIVE || state === IMMORTAL);
+  }
+
   /** Why the object around `addr` may not be touched now; null when it may. */
   deathOf(addr: number): Death | null {
+    if (this.lives(addr)) return null;
     const life = this.lifeOf(addr);
     if (life === 0) return addr < PAGE_SIZE ? NULL_POINTER : WILD_POINTER;
-    const state = this.heap.words[life >>> 2] as number;
-    if (state === LIVE || state === IMMORTAL) return null;
-    return this.deaths[state] as Death;
+    return this.deaths[this.heap.words[life >>> 2] as number] as Death;
   }
 
   /** The life word of an object that has died that way; null stands for one that lives. */
@@ -392,12 +399,13 @@ export class World {
   }
 
   private checkAlive(addr: number, what: string): void {
-    const death = this.deathOf(addr);
-    if (death !== null) this.foundDead(addr, what, death);
+    if (!this.lives(addr)) throw this.deadTouch(addr, `${what} of `);
   }
 
-  private foundDead(addr: number, what: string, { property, because }: Death): never {
-    throw new Violation(property, `${what} of ${this.nameOf(addr)}: ${because}`, addr);
+  /** The touch of what may not be touched. @param what begins the message */
+  deadTouch(addr: number, what = ""): Violation {
+    const { property, because } = this.deathOf(addr) ?? NEVER_ALLOCATED;
+    return new Violation(property, `${what}${this.nameOf(addr)}: ${because}`, addr);
   }
 
   // --- reports -------------------------------------------------------------------------------------------------

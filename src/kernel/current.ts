@@ -19,7 +19,10 @@ export interface Lockable {
 
 interface Held {
   readonly lock: Lockable;
-  readonly as: HeldAs;
+  /** The lock's. */
+  readonly addr: number;
+  /** Held with others; else exclusively. */
+  readonly shared: boolean;
   /** A spinning lock, held with preemption off. */
   readonly atomic: boolean;
   /** The operation that took it. */
@@ -53,14 +56,15 @@ export class Current {
   /** Notes that a lock is about to be taken. */
   acquire(lock: Lockable, as: HeldAs, atomic: boolean): void {
     const { addr } = lock;
+    const shared = as === "shared";
     for (let i = 0; i < this.held.length; i++) {
       const held = this.held[i] as Held;
       // It will wait for itself; the engine reports the deadlock. The order says nothing new.
-      if (held.lock.addr === addr && !(held.as === "shared" && as === "shared")) return;
+      if (held.addr === addr && !(held.shared && shared)) return;
     }
     // Facts are for who compares executions: nobody does where one thread runs alone.
     if (!this.task.alone) this.noteFacts(lock, as, atomic);
-    this.held.push({ lock, as, atomic, at: this.facts.next });
+    this.held.push({ lock, addr, shared, atomic, at: this.facts.next });
     if (atomic) this.preemptOff();
   }
 
@@ -75,9 +79,10 @@ export class Current {
   /** Notes that a lock is about to be released. @throws Violation when it is not held that way */
   release(lock: Lockable, as: HeldAs): void {
     const { held: all } = this;
+    const { addr } = lock;
     for (let at = all.length - 1; at >= 0; at--) {
       const held = all[at] as Held;
-      if (held.lock.addr !== lock.addr || held.as !== as) continue;
+      if (held.addr !== addr || held.shared !== (as === "shared")) continue;
       // Nearly always the last one.
       if (at === all.length - 1) all.pop();
       else all.splice(at, 1);
@@ -99,10 +104,10 @@ export class Current {
 
   holds(lock: Lockable, as?: HeldAs): boolean {
     const { addr } = lock;
-    // Asked at every change of a page-table entry: a plain loop.
-    for (let i = 0; i < this.held.length; i++) {
+    // Asked at every change of a page-table entry: a plain loop, and it is the innermost lock nearly always.
+    for (let i = this.held.length - 1; i >= 0; i--) {
       const held = this.held[i] as Held;
-      if (held.lock.addr === addr && (as === undefined || held.as === as)) return true;
+      if (held.addr === addr && (as === undefined || held.shared === (as === "shared"))) return true;
     }
     return false;
   }
@@ -158,8 +163,8 @@ export class Current {
 /** The running thread's `current`. */
 export function current(world: World): Current {
   const task = world.current;
-  if (task === null || !(task.local instanceof Current)) {
-    throw new UsageError("kernel code runs outside a kernel thread: call bootKernel(world) in the program's setup");
-  }
-  return task.local;
+  // Asked at every lock and every change of a page-table entry: instanceof would walk the object's prototypes.
+  const isKernelThread = task !== null && (task.local as object | undefined)?.constructor === Current;
+  if (isKernelThread) return task.local as Current;
+  throw new UsageError("kernel code runs outside a kernel thread: call bootKernel(world) in the program's setup");
 }

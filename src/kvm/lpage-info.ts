@@ -18,6 +18,7 @@ import {
   PG_LEVEL_4K,
   pagesPerLevel,
 } from "../machine/index.ts";
+import type { KvmMemorySlot } from "./memslots.ts";
 
 /** Levels that have counts. */
 export const LPAGE_LEVELS = [PG_LEVEL_2M, PG_LEVEL_1G] as const;
@@ -30,10 +31,7 @@ export interface SlotPlace {
 }
 
 /** What a slot keeps of it: for each level the address of its counts. */
-export interface LpageInfo {
-  readonly base_gfn: Cell;
-  readonly lpage_info: (index: number) => Cell;
-}
+export type LpageInfo = Pick<KvmMemorySlot, "base_gfn" | "lpage_info">;
 
 /** gfn_to_index() */
 function gfnToIndex(gfn: number, base: number, level: number): number {

@@ -12,7 +12,7 @@
  * Stands for track_possible_nx_huge_page(), kvm_recover_nx_huge_pages() of mmu.c, kvm_tdp_mmu_zap_sp() and kvm_tdp_mmu_zap_possible_nx_huge_page() of
  * tdp_mmu.c, of 6.12 and 7.2.
  */
-import { Cell, load, type Steps, store, type U64 } from "../engine/index.ts";
+import { load, loadEntry, type Steps, store } from "../engine/index.ts";
 import {
   rcuReadLock,
   rcuReadUnlock,
@@ -34,7 +34,7 @@ import { type TdpMmu, tdpMmuSetSpte, tdpMmuSetSpteAtomic } from "./tdp-mmu.ts";
 
 /** track_possible_nx_huge_page(): at the end of the list. tdp_mmu_pages_lock held. */
 export function* trackPossibleNxHugePage(tdp: TdpMmu, sp: KvmMmuPage): Steps<void> {
-  const { head, tail, count } = tdp.possibleNxHugePages;
+  const { head, tail, nrPages: count } = tdp.possibleNxHugePages;
   if (isTracked(tdp, sp)) return;
   const last = tail.value;
   sp.nx_huge_page_prev.value = last;
@@ -53,7 +53,7 @@ function isTracked(tdp: TdpMmu, sp: KvmMmuPage): boolean {
 
 /** untrack_possible_nx_huge_page() */
 function* untrackPossibleNxHugePage(tdp: TdpMmu, sp: KvmMmuPage): Steps<void> {
-  const { head, tail, count } = tdp.possibleNxHugePages;
+  const { head, tail, nrPages: count } = tdp.possibleNxHugePages;
   if (!isTracked(tdp, sp)) return;
   const prev = sp.nx_huge_page_prev.value;
   const next = sp.nx_huge_page_next.value;
@@ -106,7 +106,7 @@ export function* kvmRecoverNxHugePages(tdp: TdpMmu): Steps<void> {
 /** nx_huge_pages_to_zap(): without a lock; the number only says how much is tried. */
 function* pagesToZap(tdp: TdpMmu): Steps<number> {
   const ratio = tdp.kvm.params.nxHugePagesRecoveryRatio;
-  const count = yield* load(tdp.possibleNxHugePages.count);
+  const count = yield* load(tdp.possibleNxHugePages.nrPages);
   return ratio === 0 ? 0 : Math.ceil(count / ratio);
 }
 
@@ -124,8 +124,8 @@ function* recoverExclusively(tdp: TdpMmu): Steps<boolean | null> {
 
 /** kvm_tdp_mmu_zap_sp(): everything below the table's only entry. mmu_lock held for write. */
 function* kvmTdpMmuZapSp(tdp: TdpMmu, sp: KvmMmuPage): Steps<boolean> {
-  const sptep = parentEntry(tdp, sp);
-  const old = yield* load(sptep);
+  const sptep = sp.ptep.value;
+  const old = yield* loadEntry(tdp.world, sptep);
   if (!isShadowPresentPte(old)) return false;
   yield* tdpMmuSetSpte(tdp, sptep, spGfn(sp), spLevel(sp) + 1, old, tdp.layout.nonPresent);
   return true;
@@ -148,18 +148,14 @@ function* recoverShared(tdp: TdpMmu): Steps<boolean | null> {
 
 /** kvm_tdp_mmu_zap_possible_nx_huge_page(): only if the entry still leads to the table: it may hold a huge page, or another table, by now. */
 function* kvmTdpMmuZapPossibleNxHugePage(tdp: TdpMmu, sp: KvmMmuPage): Steps<boolean> {
-  const sptep = parentEntry(tdp, sp);
+  const sptepAddr = sp.ptep.value;
   const level = spLevel(sp) + 1;
-  const oldSpte = yield* load(sptep);
+  const oldSpte = yield* loadEntry(tdp.world, sptepAddr);
   const leadsHere =
     isShadowPresentPte(oldSpte) && !isLastSpte(oldSpte, level) && spteToPfn(oldSpte) * PAGE_SIZE === sp.spt.value;
   if (!leadsHere) return false;
   const newSpte = tdp.layout.nonPresent;
-  return yield* tdpMmuSetSpteAtomic(tdp, { sptep, gfn: spGfn(sp), level, oldSpte, yielded: false }, newSpte);
-}
-
-function parentEntry(tdp: TdpMmu, sp: KvmMmuPage): Cell<U64> {
-  return new Cell<U64>(tdp.world, sp.ptep.value, 8, true);
+  return yield* tdpMmuSetSpteAtomic(tdp, { sptepAddr, gfn: spGfn(sp), level, oldSpte, yielded: false }, newSpte);
 }
 
 /** kvm_mmu_sp_dirty_logging_enabled(): what is mapped there while writes are logged is 4K anyway. */

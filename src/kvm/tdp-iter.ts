@@ -5,7 +5,7 @@
  * the locks were dropped at this entry: the next step starts again from the root, towards the same frame.
  * Stands for tdp_iter.c of 6.12 and 7.2. Runs inside an RCU read-side section, which keeps the tables that it is in allocated.
  */
-import { Cell, load, type Steps, type U64, type World } from "../engine/index.ts";
+import { Cell, loadEntry, type Steps, type U64, type World } from "../engine/index.ts";
 import { type Gfn, PAGE_SIZE, pagesPerLevel, tableIndex } from "../machine/index.ts";
 import { type KvmMmuPage, spGfn, spLevel } from "./mmu-page.ts";
 import { isLastSpte, isShadowPresentPte, spteToPfn } from "./spte.ts";
@@ -67,7 +67,7 @@ function roundDown(frame: Gfn, level: number): Gfn {
 }
 
 function* readSpte(iter: TdpIter): Steps<void> {
-  iter.oldSpte = yield* load(iter.sptep);
+  iter.oldSpte = yield* loadEntry(iter.world, iter.sptepAddr);
 }
 
 /** tdp_iter_refresh_sptep() */
@@ -126,10 +126,11 @@ function* tryStepDown(iter: TdpIter): Steps<boolean> {
 
 function* tryStepSide(iter: TdpIter): Steps<boolean> {
   if ((iter.sptepAddr & (PAGE_SIZE - 1)) === LAST_ENTRY) return false;
-  iter.gfn = (iter.gfn + pagesPerLevel(iter.level)) as Gfn;
-  iter.nextLastLevelGfn = iter.gfn;
+  const next = (iter.gfn + pagesPerLevel(iter.level)) as Gfn;
+  iter.gfn = next;
+  iter.nextLastLevelGfn = next;
   iter.sptepAddr += ENTRY_BYTES;
-  if (iter.gfn < iter.end) yield* readSpte(iter);
+  if (next < iter.end) yield* readSpte(iter);
   return true;
 }
 

@@ -8,7 +8,7 @@
  *
  * Stands for kvm_tdp_mmu_map() and tdp_mmu_map_handle_target_level() of 6.12 and 7.2.
  */
-import { load, type Steps, sameU64, type U64 } from "../engine/index.ts";
+import { load, loadEntry, type Steps, sameU64, type U64 } from "../engine/index.ts";
 import { rcuReadLock, rcuReadUnlock, spinLock, spinUnlock } from "../kernel/index.ts";
 import { type Pfn, PG_LEVEL_4K, pagesPerLevel, gfn as toGfn } from "../machine/index.ts";
 import { markPageDirtyInSlot } from "./dirty-log.ts";
@@ -123,16 +123,16 @@ function* tdpMmuMapHandleTargetLevel(
     markMmioSpte(tdp, iter, spte);
     return "emulate";
   }
-  const shown = yield* load(iter.sptep);
+  const shown = yield* loadEntry(tdp.world, iter.sptepAddr);
   if (tdp.world.tracepoints) {
-    tdp.emit({ name: "kvm_mmu_set_spte", gfn: iter.gfn, spte: shown, level: iter.level, at: iter.sptep.addr });
+    tdp.emit({ name: "kvm_mmu_set_spte", gfn: iter.gfn, spte: shown, level: iter.level, at: iter.sptepAddr });
   }
   return result;
 }
 
 function markMmioSpte(tdp: TdpMmu, iter: TdpIter, spte: U64): void {
   const gen = getMmioSpteGeneration(tdp.kvm.variants.kernel, spte);
-  tdp.emit({ name: "mark_mmio_spte", sptep: iter.sptep.addr, gfn: iter.gfn, access: spte.lo & 7, gen });
+  tdp.emit({ name: "mark_mmio_spte", sptep: iter.sptepAddr, gfn: iter.gfn, access: spte.lo & 7, gen });
 }
 
 /** make_spte() of a direct map. A page that becomes writable is marked dirty, under mmu_lock: no log can be fetched in between. */

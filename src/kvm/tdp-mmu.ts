@@ -16,12 +16,13 @@ import {
   Cell,
   type Cell as CellType,
   cell,
-  compareExchange,
-  exchange,
+  compareExchangeEntry,
+  exchangeEntry,
   load,
+  loadEntry,
   type Steps,
   sameU64,
-  store,
+  storeEntry,
   type U64,
   type World,
 } from "../engine/index.ts";
@@ -73,7 +74,7 @@ export class TdpMmu {
   /** tdp_mmu_max_gfn_exclusive(): walks of a whole root end here. */
   readonly gfnEnd: Gfn;
   /** kvm->arch.possible_nx_huge_pages: changed under tdp_mmu_pages_lock, or with mmu_lock held for write. */
-  readonly possibleNxHugePages: { readonly head: CellType; readonly tail: CellType; readonly count: CellType };
+  readonly possibleNxHugePages: { readonly head: CellType; readonly tail: CellType; readonly nrPages: CellType };
   /** Zaps of roots that are queued for a worker; null where the caller zaps. */
   readonly zapWork: CellType | null;
   /** The RCU callback that frees a table. */
@@ -93,7 +94,7 @@ export class TdpMmu {
     this.possibleNxHugePages = {
       head: cell(world, "possible_nx_huge_pages.head"),
       tail: cell(world, "possible_nx_huge_pages.tail"),
-      count: cell(world, "possible_nx_huge_pages.nr_pages"),
+      nrPages: cell(world, "possible_nx_huge_pages.nr_pages"),
     };
     this.zapWork = variants.rootZapper === "worker" ? cell(world, "kvm->arch.tdp_mmu_zap_wq") : null;
     this.freeSpRcuCallback = kvm.kernel.rcu.register((addr) => {
@@ -119,7 +120,7 @@ export function spText(sp: KvmMmuPage): SpText {
 // --- changing entries ------------------------------------------------------------------------------------------------
 
 /** An entry, and what was read in it. */
-type EntryAt = Pick<TdpIter, "sptep" | "gfn" | "level" | "oldSpte" | "yielded">;
+type EntryAt = Pick<TdpIter, "sptepAddr" | "gfn" | "level" | "oldSpte" | "yielded">;
 
 /**
  * tdp_mmu_set_spte_atomic(): changes the entry if it is still what the walk has read; false when it is not (the walk then has the new value).
@@ -128,56 +129,53 @@ type EntryAt = Pick<TdpIter, "sptep" | "gfn" | "level" | "oldSpte" | "yielded">;
 export function* tdpMmuSetSpteAtomic(tdp: TdpMmu, iter: EntryAt, newSpte: U64): Steps<boolean> {
   assertHeldRead(tdp.kvm.mmuLock);
   assertThat(!iter.yielded && !isFrozenSpte(tdp.layout, iter.oldSpte), "a frozen SPTE is changed", "frozen-spte");
-  const { sptep, oldSpte, level } = iter;
-  const found = yield* compareExchange(sptep, oldSpte, newSpte);
+  const { sptepAddr, oldSpte, level } = iter;
+  const found = yield* compareExchangeEntry(tdp.world, sptepAddr, oldSpte, newSpte);
   if (!sameU64(found, oldSpte)) {
     iter.oldSpte = found;
     return false;
   }
-  yield* handleChangedSpte(tdp, { gfn: iter.gfn, level, oldSpte, newSpte, shared: true });
+  yield* handleChangedSpte(tdp, iter.gfn, oldSpte, newSpte, level, true);
   return true;
 }
 
 /** tdp_mmu_iter_set_spte(): mmu_lock held for write. */
 export function* tdpMmuIterSetSpte(tdp: TdpMmu, iter: TdpIter, newSpte: U64): Steps<void> {
   assertHeldWrite(tdp.kvm.mmuLock);
-  iter.oldSpte = yield* tdpMmuSetSpte(tdp, iter.sptep, iter.gfn, iter.level, iter.oldSpte, newSpte);
+  iter.oldSpte = yield* tdpMmuSetSpte(tdp, iter.sptepAddr, iter.gfn, iter.level, iter.oldSpte, newSpte);
 }
 
 export function* tdpMmuSetSpte(
   tdp: TdpMmu,
-  sptep: CellType<U64>,
+  sptep: number,
   base: Gfn,
   level: number,
   old: U64,
   newSpte: U64,
 ): Steps<U64> {
   const oldSpte = yield* kvmTdpMmuWriteSpte(tdp, sptep, old, newSpte, level);
-  yield* handleChangedSpte(tdp, { gfn: base, level, oldSpte, newSpte, shared: false });
+  yield* handleChangedSpte(tdp, base, oldSpte, newSpte, level, false);
   return oldSpte;
 }
 
 /** kvm_tdp_mmu_write_spte(): fetches the old value in the same step if anybody may be changing it meanwhile. */
-function* kvmTdpMmuWriteSpte(tdp: TdpMmu, sptep: CellType<U64>, old: U64, newSpte: U64, level: number): Steps<U64> {
+function* kvmTdpMmuWriteSpte(tdp: TdpMmu, sptep: number, old: U64, newSpte: U64, level: number): Steps<U64> {
   const isLeaf = isShadowPresentPte(old) && isLastSpte(old, level);
   const isAtomic = isLeaf && spteHasVolatileBits(tdp.layout, old) && !tdp.kvm.lacks("tdp-plain-write-loses-dirty");
-  if (isAtomic) return yield* exchange(sptep, newSpte);
-  yield* store(sptep, newSpte);
+  if (isAtomic) return yield* exchangeEntry(tdp.world, sptep, newSpte);
+  yield* storeEntry(tdp.world, sptep, newSpte);
   return old;
 }
 
-interface ChangedSpte {
-  readonly gfn: Gfn;
-  readonly level: number;
-  readonly oldSpte: U64;
-  readonly newSpte: U64;
-  /** mmu_lock is held for read, so others may change entries too. */
-  readonly shared: boolean;
-}
-
-/** handle_changed_spte(): what follows from an entry's change. */
-export function* handleChangedSpte(tdp: TdpMmu, change: ChangedSpte): Steps<void> {
-  const { level, oldSpte, newSpte } = change;
+/** handle_changed_spte(): what follows from an entry's change. @param shared mmu_lock is held for read, so others may change entries too */
+export function* handleChangedSpte(
+  tdp: TdpMmu,
+  base: Gfn,
+  oldSpte: U64,
+  newSpte: U64,
+  level: number,
+  shared: boolean,
+): Steps<void> {
   const wasPresent = isShadowPresentPte(oldSpte);
   const isPresent = isShadowPresentPte(newSpte);
   const wasLeaf = wasPresent && isLastSpte(oldSpte, level);
@@ -188,7 +186,9 @@ export function* handleChangedSpte(tdp: TdpMmu, change: ChangedSpte): Steps<void
   const removesTable = wasPresent && !wasLeaf && (isLeaf || !isPresent || pfnChanged);
   // 7.2 reports a table's removal after its entries', earlier kernels before them.
   const reportLast = removesTable && tdp.kvm.variants.kernel === "7.2";
-  if (!reportLast) reportChange(tdp, change);
+  // One for each entry of each table: not even made where nobody traces.
+  const { tracepoints } = tdp.world;
+  if (tracepoints && !reportLast) reportChange(tdp, base, oldSpte, newSpte, level);
   if (isLeaf) checkSpteWritableInvariants(tdp.layout, newSpte);
   if (wasLeaf && !isPresent) {
     tdp.world.clock?.spend("zap a leaf");
@@ -199,8 +199,8 @@ export function* handleChangedSpte(tdp: TdpMmu, change: ChangedSpte): Steps<void
   if (counted !== (hasPresence ? wasLeaf : isLargePte(oldSpte))) {
     tdp.world.emit((counted ? LEAF_COMES : LEAF_GOES)[level] as StatEvent);
   }
-  if (removesTable) yield* handleRemovedPt(tdp, spteToPfn(oldSpte) * PAGE_SIZE, change.shared);
-  if (reportLast) reportChange(tdp, change);
+  if (removesTable) yield* handleRemovedPt(tdp, spteToPfn(oldSpte) * PAGE_SIZE, shared);
+  if (tracepoints && reportLast) reportChange(tdp, base, oldSpte, newSpte, level);
 }
 
 /** kvm_set_pfn_accessed(): touches struct page, and so must know that the frame has not been given away. */
@@ -208,10 +208,8 @@ function* kvmSetPfnAccessed({ world }: TdpMmu, frame: Pfn): Steps<void> {
   yield* load(new Cell<number>(world, frame * PAGE_SIZE, 8, false), "mark_page_accessed()");
 }
 
-function reportChange(tdp: TdpMmu, { gfn: base, level, oldSpte, newSpte }: ChangedSpte): void {
-  // One for each entry of each table: not even made where nobody traces.
-  if (tdp.world.tracepoints)
-    tdp.emit({ name: "kvm_tdp_mmu_spte_changed", asId: 0, gfn: base, level, oldSpte, newSpte });
+function reportChange(tdp: TdpMmu, base: Gfn, oldSpte: U64, newSpte: U64, level: number): void {
+  tdp.emit({ name: "kvm_tdp_mmu_spte_changed", asId: 0, gfn: base, level, oldSpte, newSpte });
 }
 
 /** The statistic that counts the leaves of a level. */
@@ -240,21 +238,21 @@ function* handleRemovedPt(tdp: TdpMmu, table: number, shared: boolean): Steps<vo
   const pages = pagesPerLevel(level);
   yield* tdpMmuUnlinkSp(tdp, sp);
   for (let i = 0; i < ENTRIES_PER_TABLE; i++) {
-    const sptep = new Cell<U64>(tdp.world, table + 8 * i, 8, true);
+    const sptep = table + 8 * i;
     const base = gfn(first + i * pages);
     if (base >= tdp.gfnEnd) break;
     let oldSpte: U64;
     if (shared) {
       // Somebody else may have frozen the entry and be about to write it.
       do {
-        oldSpte = yield* exchange(sptep, frozen);
+        oldSpte = yield* exchangeEntry(tdp.world, sptep, frozen);
       } while (isFrozenSpte(tdp.layout, oldSpte));
     } else {
-      oldSpte = yield* load(sptep);
+      oldSpte = yield* loadEntry(tdp.world, sptep);
       if (!isShadowPresentPte(oldSpte)) continue;
       oldSpte = yield* kvmTdpMmuWriteSpte(tdp, sptep, oldSpte, frozen, level);
     }
-    yield* handleChangedSpte(tdp, { gfn: base, level, oldSpte, newSpte: frozen, shared });
+    yield* handleChangedSpte(tdp, base, oldSpte, frozen, level, shared);
   }
   tdp.world.clock?.gauge("unlinked pages", 1);
   yield* callRcu(tdp.kvm.kernel.rcu, sp.addr, tdp.freeSpRcuCallback);
@@ -264,8 +262,8 @@ function* handleRemovedPt(tdp: TdpMmu, table: number, shared: boolean): Steps<vo
 
 /** tdp_mmu_alloc_sp(), tdp_mmu_init_child_sp(). @param contents what the table holds before it is linked; null: nothing present */
 export function tdpMmuAllocChildSp(tdp: TdpMmu, iter: TdpIter, contents: Uint32Array | null = null): KvmMmuPage {
-  const parent = tdp.pages.ofEntry(iter.sptep.addr);
-  const sp = tdp.pages.allocate(childRole(parent.role.value), iter.gfn, iter.sptep.addr, contents);
+  const parent = tdp.pages.ofEntry(iter.sptepAddr);
+  const sp = tdp.pages.allocate(childRole(parent.role.value), iter.gfn, iter.sptepAddr, contents);
   if (tdp.world.tracepoints) tdp.emit({ name: "kvm_mmu_get_page", sp: spText(sp), created: true });
   return sp;
 }

@@ -81,7 +81,7 @@ function* tdpMmuZapSpteAtomic(tdp: TdpMmu, iter: TdpIter): Steps<Recovered> {
   if (tdp.kvm.arch !== null) yield* tdp.kvm.arch.flushRemoteTlbs();
   // Nobody else writes over a frozen entry.
   yield* store(sptep, nonPresent);
-  yield* handleChangedSpte(tdp, { gfn, level, oldSpte, newSpte: nonPresent, shared: true });
+  yield* handleChangedSpte(tdp, gfn, oldSpte, nonPresent, level, true);
   return "flushed";
 }
 

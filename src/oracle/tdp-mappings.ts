@@ -81,7 +81,7 @@ function peekEntry(world: World, addr: number): U64 {
 }
 
 function nxListProblem(tdp: TdpMmu): string | null {
-  const { head, tail, count } = tdp.possibleNxHugePages;
+  const { head, tail, nrPages: count } = tdp.possibleNxHugePages;
   let length = 0;
   let last = 0;
   for (let addr = head.peek(); addr !== 0; ) {

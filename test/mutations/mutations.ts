@@ -91,8 +91,8 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: "the compare-exchange of the atomic SPTE change",
     file: "kvm/tdp-mmu.ts",
-    find: "const found = yield* compareExchange(sptep, oldSpte, newSpte);",
-    replace: "yield* store(sptep, newSpte);\n  const found = oldSpte;",
+    find: "const found = yield* compareExchangeEntry(tdp.world, sptepAddr, oldSpte, newSpte);",
+    replace: "yield* storeEntry(tdp.world, sptepAddr, newSpte);\n  const found = oldSpte;",
     study: "tdp-fault",
     variant: "7.2",
     scenario: "two-maps",
@@ -276,8 +276,8 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: "a split table is linked only over the entry that it was filled from",
     file: "kvm/tdp-mmu.ts",
-    find: "const found = yield* compareExchange(sptep, oldSpte, newSpte);",
-    replace: "yield* store(sptep, newSpte);\n  const found = oldSpte;",
+    find: "const found = yield* compareExchangeEntry(tdp.world, sptepAddr, oldSpte, newSpte);",
+    replace: "yield* storeEntry(tdp.world, sptepAddr, newSpte);\n  const found = oldSpte;",
     study: "huge-pages",
     variant: "7.2",
     scenario: "split-twice",
@@ -286,8 +286,8 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: "the entries of a removed table are frozen",
     file: "kvm/tdp-mmu.ts",
-    find: "oldSpte = yield* exchange(sptep, frozen);",
-    replace: "oldSpte = yield* exchange(sptep, tdp.layout.nonPresent);",
+    find: "oldSpte = yield* exchangeEntry(tdp.world, sptep, frozen);",
+    replace: "oldSpte = yield* exchangeEntry(tdp.world, sptep, tdp.layout.nonPresent);",
     study: "huge-pages",
     variant: "7.2",
     scenario: "nx-empty",

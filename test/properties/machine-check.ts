@@ -225,7 +225,7 @@ function statisticsProblem({ vm, counters }: InspectedMachine, leaves: readonly 
     const name = (["pages_4k", "pages_2m", "pages_1g"] as const)[level - 1] as string;
     counted[name] = (counted[name] ?? 0) + 1;
   }
-  counted["nx_lpage_splits"] = vm.tdp.possibleNxHugePages.count.peek();
+  counted["nx_lpage_splits"] = vm.tdp.possibleNxHugePages.nrPages.peek();
   for (const [name, value] of Object.entries(counted)) {
     if (counters.vm[name] !== value) return `${name} is ${counters.vm[name]}, and there are ${value}`;
   }

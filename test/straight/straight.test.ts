@@ -4,7 +4,13 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { straightened, withConstants, withoutEmptyFields } from "../../bench/speed/straight/source.ts";
+import {
+  fieldNames,
+  straightened,
+  withConstants,
+  withoutCells,
+  withoutEmptyFields,
+} from "../../bench/speed/straight/source.ts";
 import { changeTree, copyTree } from "../changed-tree.ts";
 
 const ROOT = join(import.meta.dirname, "../..");
@@ -25,6 +31,16 @@ test("random workloads take the same course", { timeout: 60_000 }, () => {
   const lines = run(ROOT, "engine", 0, SEEDS);
   expect(lines).toHaveLength(SEEDS);
   expect(run(ROOT, "straight", 0, SEEDS)).toEqual(lines);
+});
+
+test("every kind of access looks whether the object lives", () => {
+  const script = join(ROOT, "test/straight/dead-touches.ts");
+  const said = execFileSync(process.execPath, [script], { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
+  const lines = said.trim().split("\n");
+  expect(lines).toHaveLength(13);
+  for (const line of lines) {
+    expect(line).toMatch(/^[\w' -]+ \| nothing \| use-after-free: (plain (read|write) of )?(thing->|table).*: freed$/);
+  }
 });
 
 test("the words of generators are taken out, and nothing else", () => {
@@ -48,6 +64,32 @@ test("the words of generators are taken out, and nothing else", () => {
   ]);
   const generator = "function* lines(text: string): Generator<string> { yield* text.split(' '); }";
   expect(straightened(generator)).toBe(generator);
+});
+
+test("reads of a structure's fields need no cell", () => {
+  const structures = [
+    "const FIELDS = {",
+    "  flags: u32,",
+    "  role: u53,",
+    "  ptes: arrayOf(ptr, 2),",
+    "  head: ptr,",
+    "};",
+  ];
+  const fields = fieldNames([structures.join("\n"), "class List {", "  readonly head: Cell;"]);
+  expect([...fields]).toEqual(["flags", "role", "ptes"]);
+  const lowered = (text: string): string => withoutCells(text, fields);
+  expect(lowered("if (slot.flags.value === load(sp.role)) return a.ptes(i - 1).value;")).toBe(
+    "if (slot.flags$value() === sp.role$load()) return a.ptes$value(i - 1);",
+  );
+  for (const text of [
+    "list.head.value",
+    "slot.flags.value = 1",
+    "slot.flags.value |= 1",
+    "slot.flags.value++",
+    "flags.value",
+    "load(role)",
+  ])
+    expect(lowered(text)).toBe(text);
 });
 
 test("fields that are only declared are taken out", () => {
@@ -103,17 +145,30 @@ describe("an operation that does something else is noticed", () => {
   afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
   test.each([
-    ["fetchAnd() leaves the entry as it is", "u64(a.hi & b.hi, a.lo & b.lo)", "u64(a.hi, a.lo)"],
-    ["fetchAdd() adds one more", "old + value)", "old + value + 1)"],
-    ["exchange() writes nothing", "const old = load(cell);\n  write(cell, value);", "const old = load(cell);"],
-  ])("%s", (_name, find, replace) => {
-    changeTree(scratch, "bench/speed/straight/ops.ts", [{ find, replace }]);
+    ["fetchAnd() leaves the entry as it is", "ops.ts", "u64(a.hi & b.hi, a.lo & b.lo)", "u64(a.hi, a.lo)"],
+    ["fetchAdd() adds one more", "ops.ts", "old + value)", "old + value + 1)"],
+    [
+      "exchange() writes nothing",
+      "ops.ts",
+      "const old = load(cell);\n  write(cell, value);",
+      "const old = load(cell);",
+    ],
+    [
+      "a field's number loses its high half",
+      "access.ts",
+      "numberOfHalves(words[index + 1] as number,",
+      "numberOfHalves(0,",
+    ],
+    ["a field of 8 bytes is read as one of 4", "view.ts", 'size === 8 ? "Number" : "Word"', '"Word"'],
+  ])("%s", (_name, file, find, replace) => {
+    changeTree(scratch, `bench/speed/straight/${file}`, [{ find, replace }]);
     let said: string[] = [];
     try {
       said = run(scratch, "straight", 0, FEW);
     } catch {
       // It went wrong so far that the model's own checks stopped it.
     }
+    changeTree(scratch, `bench/speed/straight/${file}`, []);
     expect(said).not.toEqual(run(ROOT, "engine", 0, FEW));
   });
 });

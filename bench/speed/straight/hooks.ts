@@ -8,10 +8,10 @@
  *
  * All modules of the source, the engine's too, are written so that the compiler knows which function a call calls (source.ts).
  */
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { registerHooks, stripTypeScriptTypes } from "node:module";
 import { fileURLToPath } from "node:url";
-import { straightened, withConstants, withoutEmptyFields } from "./source.ts";
+import { fieldNames, straightened, withConstants, withoutCells, withoutEmptyFields } from "./source.ts";
 
 const SOURCE = new URL("../../../src/", import.meta.url).href;
 const HERE = new URL(".", import.meta.url).href;
@@ -23,8 +23,19 @@ const MODELLED = [
 
 /** Modules of the engine that have a counterpart here. */
 const REPLACED = new Map(
-  ["ops", "sequential"].map((name) => [`${SOURCE}engine/${name}.ts`, new URL(`${name}.ts`, import.meta.url).href]),
+  ["ops", "sequential", "view"].map((name) => [
+    `${SOURCE}engine/${name}.ts`,
+    new URL(`${name}.ts`, import.meta.url).href,
+  ]),
 );
+
+function sourcesOf(floor: string): string[] {
+  const folder = fileURLToPath(`${SOURCE}${floor}/`);
+  const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((file) => file.endsWith(".ts"));
+  return files.map((file) => readFileSync(`${folder}${file}`, "utf8"));
+}
+
+const FIELDS = fieldNames(["machine", "kernel", "kvm"].flatMap(sourcesOf));
 
 registerHooks({
   resolve(specifier, context, nextResolve) {
@@ -37,7 +48,9 @@ registerHooks({
     const isModelled = MODELLED.some((floor) => url.startsWith(floor));
     if (!isModelled && !url.startsWith(`${SOURCE}engine/`) && !url.startsWith(HERE)) return nextLoad(url, context);
     const typed = readFileSync(fileURLToPath(url), "utf8");
-    const source = withConstants(withoutEmptyFields(stripTypeScriptTypes(isModelled ? straightened(typed) : typed)));
+    const source = withConstants(
+      withoutEmptyFields(stripTypeScriptTypes(isModelled ? withoutCells(straightened(typed), FIELDS) : typed)),
+    );
     return { format: "module", source, shortCircuit: true };
   },
 });

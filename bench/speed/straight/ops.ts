@@ -4,37 +4,32 @@
  * Counterpart of src/engine/ops.ts for modules that hooks.ts has loaded. Lives of objects are checked as the engine does; an operation that would
  * wait would wait for ever.
  */
-import { UsageError, Violation } from "../../../src/engine/assert.ts";
-import type { Cell } from "../../../src/engine/cell.ts";
+import { UsageError } from "../../../src/engine/assert.ts";
+import { Cell } from "../../../src/engine/cell.ts";
 import type { Ready, Update } from "../../../src/engine/operation.ts";
-import { numberOfHalves, TWO32, type U64, u64 } from "../../../src/engine/u64.ts";
+import { type U64, u64 } from "../../../src/engine/u64.ts";
 import type { World } from "../../../src/engine/world.ts";
+import { checkLives, checkPlain, PLAIN_READ, PLAIN_WRITE, read, readEntry, write, writeEntry } from "./access.ts";
 
-function checkAlive(world: World, addr: number): void {
-  const death = world.deathOf(addr);
-  if (death !== null) throw new Violation(death.property, `${world.nameOf(addr)}: ${death.because}`, addr);
-}
+/** Plain accesses go straight to the heap as well. */
+Object.defineProperty(Cell.prototype, "value", {
+  get(this: Cell<unknown>): unknown {
+    checkPlain(this.world, this.addr, PLAIN_READ);
+    return read(this);
+  },
+  set(this: Cell<unknown>, value: unknown): void {
+    checkPlain(this.world, this.addr, PLAIN_WRITE);
+    write(this, value);
+  },
+});
 
 export function load<T>(cell: Cell<T>): T {
-  const { world, addr, size } = cell;
-  checkAlive(world, addr);
-  const { heap } = world;
-  const lo = heap.read(addr, size);
-  return (cell.wide ? u64(heap.high, lo) : numberOfHalves(heap.high, lo)) as T;
-}
-
-function write<T>(cell: Cell<T>, value: T): void {
-  const { heap } = cell.world;
-  if (typeof value === "number") {
-    heap.write(cell.addr, cell.size, value >>> 0, value < TWO32 && value >= 0 ? 0 : Math.floor(value / TWO32) >>> 0);
-  } else {
-    const { lo, hi } = value as U64;
-    heap.write(cell.addr, cell.size, lo, hi);
-  }
+  checkLives(cell.world, cell.addr);
+  return read(cell);
 }
 
 export function store<T>(cell: Cell<T>, value: T): void {
-  checkAlive(cell.world, cell.addr);
+  checkLives(cell.world, cell.addr);
   write(cell, value);
 }
 
@@ -72,6 +67,28 @@ export function compareExchange<T>(cell: Cell<T>, expected: T, replacement: T): 
   const old = load(cell);
   const [a, b] = [old as U64, expected as U64];
   if (cell.wide ? a.lo === b.lo && a.hi === b.hi : old === expected) write(cell, replacement);
+  return old;
+}
+
+export function loadEntry(world: World, addr: number): U64 {
+  checkLives(world, addr);
+  return readEntry(world.heap, addr);
+}
+
+export function storeEntry(world: World, addr: number, value: U64): void {
+  checkLives(world, addr);
+  writeEntry(world.heap, addr, value);
+}
+
+export function exchangeEntry(world: World, addr: number, value: U64): U64 {
+  const old = loadEntry(world, addr);
+  writeEntry(world.heap, addr, value);
+  return old;
+}
+
+export function compareExchangeEntry(world: World, addr: number, expected: U64, replacement: U64): U64 {
+  const old = loadEntry(world, addr);
+  if (old.lo === expected.lo && old.hi === expected.hi) writeEntry(world.heap, addr, replacement);
   return old;
 }
 

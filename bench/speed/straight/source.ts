@@ -11,6 +11,33 @@ export function straightened(source: string): string {
     .replace(/^(\s*(?:(?:private|static|readonly) )*)\*(?=[A-Za-z_]\w*[(<])/gm, "$1");
 }
 
+/** Where a structure says what fields it has, and where something else has a cell of its own. */
+const FIELD = /\b(\w+): (?:u32|u53|ptr|u64Field|arrayOf\()/g;
+const CELL = /\b(\w+)\??(?:\(\))?: (?:readonly )?Cell(?:Type)?\b/g;
+
+/** Names that are fields of structures in these sources, and nothing else's. */
+export function fieldNames(sources: readonly string[]): ReadonlySet<string> {
+  const namesIn = (pattern: RegExp): string[] =>
+    sources.flatMap((source) => [...source.matchAll(pattern)].map(([, name]) => name as string));
+  const cells = new Set(namesIn(CELL));
+  return new Set(namesIn(FIELD).filter((name) => !cells.has(name)));
+}
+
+/**
+ * Reads of a structure's field need no cell (view.ts): `slot.flags.value` becomes `slot.flags$value()`, and `load(sp.role)` `sp.role$load()`.
+ * @param fields see {@link fieldNames}
+ */
+export function withoutCells(source: string, fields: ReadonlySet<string>): string {
+  return source
+    .replace(
+      /\.(\w+)(?:\(([^()]*)\))?\.value\b(?!\s*(?:=[^=]|[-+*/%&|^]=|\+\+|--))/g,
+      (text, name: string, index: string | undefined) => (fields.has(name) ? `.${name}$value(${index ?? ""})` : text),
+    )
+    .replace(/\bload\(([\w.]+)\.(\w+)\)/g, (text, view: string, name: string) =>
+      fields.has(name) ? `${view}.${name}$load()` : text,
+    );
+}
+
 /**
  * A field that a class declares and its constructor sets is `undefined` first, in JavaScript: an engine then takes it for a field that holds anything.
  * @param javascript a module without its types
