@@ -102,18 +102,19 @@ function* walkOnce(vcpu: Vcpu, addr: Gva, access: number): Steps<GuestWalk | Wal
   const write = (access & PFERR_WRITE) !== 0;
   const { tracepoints } = vcpu.world;
   const entries: WalkedEntry[] = [];
-  let table = mode.cr3 as number;
+  const page = Math.floor(addr / PAGE_SIZE);
+  let table = Math.floor(mode.cr3 / PAGE_SIZE);
   let level: number = mode.levels;
   if (level === 3) {
     const pdpte = vcpu.mmu.pdptes[Math.floor(addr / 2 ** 30) & 3] as U64;
     if (tracepoints) vcpu.vm.emit({ name: "kvm_mmu_paging_element", pte: pdpte, level });
     if (!isPresent(pdpte)) return walkFault(mode, addr, access, 0);
-    table = guestEntryFrame(mode, pdpte, level) * PAGE_SIZE;
+    table = guestEntryFrame(mode, pdpte, level);
     level--;
   }
   let rights = bits.all;
   for (; ; level--) {
-    const entry = yield* readGpte(vcpu, table, addr, level, rights);
+    const entry = yield* readGpte(vcpu, gfn(table), page, level, rights);
     if (entry === null) return walkFault(mode, addr, access, 0);
     const { pte } = entry;
     if (tracepoints) vcpu.vm.emit({ name: "kvm_mmu_paging_element", pte, level });
@@ -122,13 +123,13 @@ function* walkOnce(vcpu: Vcpu, addr: Gva, access: number): Steps<GuestWalk | Wal
     entries.push(entry);
     rights &= gpteAccess(bits, pte);
     if (isLastGuestEntry(mode, pte, level)) break;
-    table = guestEntryFrame(mode, pte, level) * PAGE_SIZE;
+    table = guestEntryFrame(mode, pte, level);
   }
   const denied = permissionFault(bits, mode, rights, access);
   if (denied !== 0) return walkFault(mode, addr, access, denied);
   if (!(yield* updateAccessedDirtyBits(vcpu, entries, level, write))) return "retry";
   const leaf = entries[entries.length - 1] as WalkedEntry;
-  const inPage = Math.floor(addr / PAGE_SIZE) & (guestPagesPerEntry(mode, level) - 1);
+  const inPage = page & (guestPagesPerEntry(mode, level) - 1);
   return {
     kind: "walk",
     level,
@@ -148,13 +149,18 @@ function walkFault(mode: PagingMode, address: Gva, access: number, extra: number
   return { kind: "fault", address, errorCode: extra | (access & (PFERR_WRITE | PFERR_USER)) | fetch };
 }
 
-/** Reads one entry; null when its table is in no memslot. */
-function* readGpte(vcpu: Vcpu, table: number, addr: Gva, level: number, ptAccess: number): Steps<WalkedEntry | null> {
+/** Reads one entry; null when its table is in no memslot. @param page number of the page of the address space that is walked to */
+function* readGpte(
+  vcpu: Vcpu,
+  tableGfn: Gfn,
+  page: number,
+  level: number,
+  ptAccess: number,
+): Steps<WalkedEntry | null> {
   const { mode } = vcpu.guest;
   const { kvm } = vcpu.vm;
   const size = guestEntrySize(mode);
-  const tableGfn = gfn(Math.floor(table / PAGE_SIZE));
-  const offset = size * guestTableIndex(mode, addr, level);
+  const offset = size * guestTableIndex(mode, page, level);
   const slot = yield* gfnToMemslot(kvm.memslots, tableGfn);
   if (slot === null) return null;
   const flags = slot.flags.value;

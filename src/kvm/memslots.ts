@@ -105,8 +105,7 @@ export class Memslots {
   }
 
   setAt(addr: number): SlotSet {
-    const [first, second] = this.sets;
-    return addr === first.addr ? first : second;
+    return this.sets[addr === this.sets[0].addr ? 0 : 1];
   }
 
   slotAt(addr: number): KvmMemorySlot {

@@ -58,7 +58,9 @@ export function pagesPerLevel(level: number): number {
 
 /** Index into a table of the level for a frame number. */
 export function tableIndex(frame: number, level: number): number {
-  return Math.floor(frame / pagesPerLevel(level)) & (ENTRIES_PER_TABLE - 1);
+  // Up to 1G the index is in the low half of the number, where a shift finds it.
+  const places = level <= PG_LEVEL_1G ? frame >>> (9 * (level - 1)) : Math.floor(frame / pagesPerLevel(level));
+  return places & (ENTRIES_PER_TABLE - 1);
 }
 
 /** The first frame that an entry of the level which maps `frame` covers. */

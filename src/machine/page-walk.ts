@@ -255,11 +255,12 @@ export function* guestWalk(
   const error = userBit + (kind === "exec" ? fetch : errorBits(kind));
   const fault = (extra: number): GuestFault => ({ kind: "guest-fault", gva: addr, errorCode: error + extra });
   const size = guestEntrySize(mode);
+  const page = Math.floor(addr / PAGE_SIZE);
   for (;;) {
     let table = mode.cr3 - (mode.cr3 % (mode.levels === 3 ? 32 : PAGE_SIZE));
     let rights = ALL_RIGHTS;
     for (let level: number = mode.levels; ; level--) {
-      const at = (table + size * guestTableIndex(mode, addr, level)) as Gpa;
+      const at = (table + size * guestTableIndex(mode, page, level)) as Gpa;
       const place = yield* nptWalk(world, root, at, tableAccess, PFERR_GUEST_PAGE, format);
       if (place.kind !== "translated") return place;
       const entry = yield* readGuestEntry(world, place.hpa, size);

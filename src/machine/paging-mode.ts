@@ -11,7 +11,7 @@
  * A value of this type is immutable; a MOV to a control register makes another one.
  */
 import type { U64 } from "../engine/index.ts";
-import { type Gpa, PAGE_SIZE, type Pfn, PG_LEVEL_1G, PG_LEVEL_2M, PG_LEVEL_4K, pagesPerLevel } from "./address.ts";
+import { type Gpa, type Pfn, PG_LEVEL_1G, PG_LEVEL_2M, PG_LEVEL_4K, pagesPerLevel, tableIndex } from "./address.ts";
 import { entryFrame, hasPageSize, isPresent, PT64_NX_MASK } from "./entry.ts";
 
 /** The control registers that paging depends on. */
@@ -36,6 +36,8 @@ export interface PagingMode extends ControlRegisters {
   /** EFER.LMA: code of 64 bits. */
   readonly longMode: boolean;
   readonly pae: boolean;
+  /** Bytes of one entry of the tables. */
+  readonly entrySize: 4 | 8;
   readonly pse: boolean;
   readonly pge: boolean;
   readonly pcide: boolean;
@@ -71,6 +73,7 @@ export function pagingModeOf({ cr0, cr3, cr4, efer }: ControlRegisters): PagingM
     levels: longMode ? (la57 ? 5 : 4) : pae ? 3 : 2,
     longMode,
     pae,
+    entrySize: pae || longMode ? 8 : 4,
     pse: (cr4 & X86_CR4_PSE) !== 0,
     pge: (cr4 & X86_CR4_PGE) !== 0,
     pcide: (cr4 & X86_CR4_PCIDE) !== 0,
@@ -87,19 +90,19 @@ export const PHYSICAL_ADDRESS_BITS = 40;
 
 /** Bytes of one entry of the guest's tables. */
 export function guestEntrySize(mode: PagingMode): 4 | 8 {
-  return mode.pae || mode.longMode ? 8 : 4;
+  return mode.entrySize;
 }
 
 /** 4K frames that an entry of the level maps or leads to. */
 export function guestPagesPerEntry(mode: PagingMode, level: number): number {
-  if (!mode.pae && !mode.longMode) return level === 2 ? 1024 : 1;
-  return pagesPerLevel(level);
+  if (mode.entrySize === 8) return pagesPerLevel(level);
+  return level === PG_LEVEL_4K ? 1 : 1024;
 }
 
-/** Index into a table of the level. */
-export function guestTableIndex(mode: PagingMode, addr: number, level: number): number {
-  const entries = mode.levels === 2 ? 1024 : mode.levels === 3 && level === 3 ? 4 : 512;
-  return Math.floor(addr / (PAGE_SIZE * guestPagesPerEntry(mode, level))) & (entries - 1);
+/** Index into a table of the level, for the number of a page of the address space. */
+export function guestTableIndex(mode: PagingMode, page: number, level: number): number {
+  if (mode.entrySize === 8) return isPdpteOf(mode, level) ? tableIndex(page, level) & 3 : tableIndex(page, level);
+  return (level === PG_LEVEL_4K ? page : page >>> 10) & 1023;
 }
 
 /** Whether an entry of that level maps a page and does not lead to a table. */

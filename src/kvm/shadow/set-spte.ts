@@ -98,8 +98,9 @@ export function* mmuSetSpte(vcpu: Vcpu, shadow: ShadowMmu, request: SetSpteReque
     result = "spurious";
   } else {
     if (yield* mmuSpteUpdate(shadow, sptep, made.spte)) flush = true;
-    const shown = yield* load(sptep);
-    if (shadow.world.tracepoints) shadow.emit({ name: "kvm_mmu_set_spte", gfn, spte: shown, level, at: sptep.addr });
+    // The tracepoint itself looks at the entry again.
+    if (shadow.world.tracepoints)
+      shadow.emit({ name: "kvm_mmu_set_spte", gfn, spte: yield* load(sptep), level, at: sptep.addr });
   }
   if (unmarked !== null) for (const each of unmarked) yield* kvmUnsyncPage(shadow, each);
   if (made.wrprot && request.write) result = "write-protected";
