@@ -13,6 +13,8 @@ const FAULTS_MARK = 1_000_000;
 const ZAP_MARK = 20_000_000;
 const ENTRY_BYTES = 8;
 const HUGE_GIB = 512;
+/** The compiler is done after the first or the second. */
+const RUNS = 7;
 
 /** The walk of a zap is one loop over many small functions: the compiler is to make one of them, however large. */
 export const COMPILER = [
@@ -48,12 +50,11 @@ function rateOf({ results }: Measured): number {
 }
 
 export function tdpRows(isLong: boolean, add: (rows: readonly Row[]) => void): void {
-  const runs = isLong ? 6 : 4;
-  const faults = measure("faults", isLong ? 400_000 : 150_000, runs, "straight");
+  const faults = measure("faults", isLong ? 400_000 : 200_000, RUNS, "straight");
   add(rowsAgainst("tdp faults", rateOf(faults), "faults/s", { [MARK]: FAULTS_MARK }));
-  const touches = measure("touches", isLong ? 200_000 : 50_000, runs, "straight");
+  const touches = measure("touches", isLong ? 200_000 : 50_000, RUNS, "straight");
   add([rowOf("tdp faults, with the guest's part", rateOf(touches), "faults/s")]);
-  const zap = measure("zap", isLong ? 64 : 24, runs, "straight");
+  const zap = measure("zap", isLong ? 64 : 16, RUNS, "straight");
   add(rowsAgainst("tdp zap, 4K", rateOf(zap), "SPTEs/s", { [MARK]: ZAP_MARK }));
   const [{ tableBytes, done }] = zap.results as [Speed];
   add(rowsAgainst("tdp zap, tables", tableBytes / done, "bytes/SPTE", { [MARK]: ENTRY_BYTES }));
