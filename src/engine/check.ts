@@ -91,6 +91,8 @@ export interface CheckResult {
   readonly stopped: number;
   /** Sub-trees that were left out because they need more preemptions than allowed. */
   readonly leftOut: number;
+  /** Paths that were given up because a data race, which is among the failures, decides what a task does. */
+  readonly diverged: number;
   /** States visited (graph). */
   readonly states: number;
   /** For pct. */
@@ -165,14 +167,14 @@ export function resultOf<S>(
   ended: boolean,
   headingOf?: HeadingOf,
 ): CheckResult {
-  const { executions, blocked, waiting, stopped, leftOut, states } = totals;
+  const { executions, blocked, waiting, stopped, leftOut, diverged, states } = totals;
   const failures = reportsOf(program, method.model, totals, headingOf);
   const isSample = method.strategy === "random" || method.strategy === "pct";
-  const complete = ended && !isSample && !totals.partial && stopped === 0 && leftOut === 0;
+  const complete = ended && !isSample && !totals.partial && stopped === 0 && leftOut + diverged === 0;
   return {
     verdict: failures.length > 0 ? "fails" : complete ? "holds" : "unknown",
     complete,
-    ...{ executions, blocked, waiting, stopped, leftOut, states },
+    ...{ executions, blocked, waiting, stopped, leftOut, diverged, states },
     detection: method.strategy === "pct" ? detectionOf(method.depth, totals) : null,
     failures,
   };

@@ -15,6 +15,8 @@ export interface Finding {
   readonly schedule: string;
   /** For a race: the place. */
   readonly addr?: number;
+  /** For a race: a task that does something else by it, so that not all could be explored. */
+  readonly decides?: string;
   /** For a livelock: the step from which on the schedule repeats. */
   readonly cycleFrom?: number;
 }
@@ -38,13 +40,20 @@ export function isBetter(a: Finding, b: Finding): boolean {
   return false;
 }
 
+/** The one of two findings of one failure to show, with what either knows of it. */
+export function betterOf(a: Finding, b: Finding): Finding {
+  const [decides] = [a.decides, b.decides].filter((name) => name !== undefined).sort();
+  const better = isBetter(a, b) ? a : b;
+  return decides === undefined ? better : { ...better, decides };
+}
+
 /** The best findings of both lists, by property and message. */
 export function mergeFindings(a: readonly Finding[], b: readonly Finding[]): readonly Finding[] {
   if (b.length === 0) return a;
   const best = new Map<string, Finding>();
   for (const finding of [...a, ...b]) {
     const known = best.get(keyOf(finding));
-    if (known === undefined || isBetter(finding, known)) best.set(keyOf(finding), finding);
+    best.set(keyOf(finding), known === undefined ? finding : betterOf(finding, known));
   }
   return [...best.values()].sort(byProperty);
 }

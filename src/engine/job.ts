@@ -10,7 +10,7 @@
  */
 import { UsageError } from "./assert.ts";
 import { Execution, type Failure, type MemoryModel, type Scheduler } from "./execution.ts";
-import { DporExplorer } from "./explore/dpor.ts";
+import { type Divergence, DporExplorer } from "./explore/dpor.ts";
 import { GraphExplorer, type Lasso } from "./explore/graph.ts";
 import { PctExplorer } from "./explore/pct.ts";
 import { RandomExplorer, type Sampler, seedOfRun } from "./explore/random.ts";
@@ -18,7 +18,7 @@ import type { Frame } from "./explore/reversals.ts";
 import type { Spin } from "./explore/spin.ts";
 import { divide, readSubtree, type Subtree, WHOLE_TREE, writeSubtree } from "./explore/subtree.ts";
 import { type Fact, factsOf, failureOf, judgeFacts } from "./facts.ts";
-import { type Finding, isBetter, keyOf, type Length, mergeFindings } from "./failures.ts";
+import { betterOf, type Finding, isBetter, keyOf, type Length, mergeFindings } from "./failures.ts";
 import { plainForm, type ShortForm, shortForms } from "./minimise.ts";
 import { finish, makeWorld, type Program } from "./program.ts";
 import { replay } from "./replay.ts";
@@ -73,6 +73,8 @@ export interface Totals {
   readonly stopped: number;
   /** Sub-trees that were left out because they need more preemptions than allowed. */
   readonly leftOut: number;
+  /** Paths that were given up because a data race decides what a task does. */
+  readonly diverged: number;
   /** States visited (graph). */
   readonly states: number;
   /** Steps of all executions together. */
@@ -93,6 +95,7 @@ export const NO_TOTALS: Totals = {
   waiting: 0,
   stopped: 0,
   leftOut: 0,
+  diverged: 0,
   states: 0,
   steps: 0,
   lanesSeen: 0,
@@ -109,6 +112,7 @@ export function addTotals(a: Totals, b: Totals): Totals {
     waiting: a.waiting + b.waiting,
     stopped: a.stopped + b.stopped,
     leftOut: a.leftOut + b.leftOut,
+    diverged: a.diverged + b.diverged,
     states: a.states + b.states,
     steps: a.steps + b.steps,
     lanesSeen: Math.max(a.lanesSeen, b.lanesSeen),
@@ -180,7 +184,16 @@ export class JobRunner<S> {
   private started = false;
 
   private totals: Totals = NO_TOTALS;
-  private readonly count = { executions: 0, blocked: 0, waiting: 0, stopped: 0, leftOut: 0, states: 0, steps: 0 };
+  private readonly count = {
+    executions: 0,
+    blocked: 0,
+    waiting: 0,
+    stopped: 0,
+    leftOut: 0,
+    diverged: 0,
+    states: 0,
+    steps: 0,
+  };
   private found = new Map<string, Finding>();
   private facts = new Map<string, Finding>();
   private verifier: Verifier<S> | null = null;
@@ -250,7 +263,16 @@ export class JobRunner<S> {
   private begin(): void {
     this.startOnce();
     this.totals = NO_TOTALS;
-    Object.assign(this.count, { executions: 0, blocked: 0, waiting: 0, stopped: 0, leftOut: 0, states: 0, steps: 0 });
+    Object.assign(this.count, {
+      executions: 0,
+      blocked: 0,
+      waiting: 0,
+      stopped: 0,
+      leftOut: 0,
+      diverged: 0,
+      states: 0,
+      steps: 0,
+    });
     this.found = new Map();
     this.facts = new Map();
     this.known = new Map();
@@ -286,6 +308,7 @@ export class JobRunner<S> {
         this.count.leftOut++;
         this.count.steps += this.execution.events.length;
       },
+      onDiverged: (divergence) => this.noteDivergence(divergence),
     });
     if (this.stopping) return [];
     const pieces = divide(explorer.rest ?? [], PIECES);
@@ -415,19 +438,31 @@ export class JobRunner<S> {
     }
   }
 
-  private note(failure: Failure, steps: readonly Step[], switches: number): void {
+  /** @param decides for a race: the task whose course it decides */
+  private note(failure: Failure, steps: readonly Step[], switches: number, decides?: string): void {
     const { property, message, addr } = failure;
     const { model, world } = this.execution;
     const schedule = formatSchedule({ model, steps }, world.tasksMax);
     const key = keyOf(failure);
     const place = addr === undefined ? {} : { addr };
-    const finding: Finding = { property, message, switches, steps, schedule, ...place };
+    const course = decides === undefined ? {} : { decides };
+    const finding: Finding = { property, message, switches, steps, schedule, ...place, ...course };
     const best = this.found.get(key);
-    if (best === undefined || isBetter(finding, best)) {
-      this.found.set(key, finding);
-      this.known.set(key, [switches, steps.length]);
-    }
+    this.found.set(key, best === undefined ? finding : betterOf(finding, best));
+    if (best === undefined || isBetter(finding, best)) this.known.set(key, [switches, steps.length]);
     if (this.method.stopAtFirst) this.stopping = true;
+  }
+
+  /** A path that cannot be followed, because a data race decides what a task does: the program is at fault, and not all of it can be explored. */
+  private noteDivergence({ task, race, steps }: Divergence): void {
+    this.count.diverged++;
+    this.count.steps += this.execution.events.length;
+    this.note(race, this.written(steps), this.switchesOf(steps), task.name);
+  }
+
+  private switchesOf(steps: readonly Step[]): number {
+    const { tasksMax } = this.execution.world;
+    return steps.filter(({ lane }, i) => i > 0 && lane % tasksMax !== (steps[i - 1] as Step).lane % tasksMax).length;
   }
 
   private noteLasso(lasso: Lasso): void {

@@ -57,7 +57,8 @@ function reportOf<S>(program: Program<S>, model: MemoryModel, finding: Finding, 
   const cycleFrom = finding.cycleFrom === undefined ? {} : { cycleFrom: finding.cycleFrom };
   // The replay says more where several tasks make the failure together: what each did, and where.
   const told = replayed.failures.find((one) => one.property === property && one.message.startsWith(finding.message));
-  const message = told?.sides === undefined ? finding.message : told.message;
+  const whole = told?.sides === undefined ? finding.message : told.message;
+  const message = finding.decides === undefined ? whole : `${whole}; ${decisionText(finding.decides)}`;
   const shown = withSides(replayed, told?.sides ?? []);
   return {
     property,
@@ -68,6 +69,11 @@ function reportOf<S>(program: Program<S>, model: MemoryModel, finding: Finding, 
     ...cycleFrom,
     ...(addr === undefined ? {} : { addr }),
   };
+}
+
+/** What it means for an exploration that a race decides what a task does. */
+function decisionText(task: string): string {
+  return `it decides what ${task} does next, so mark these accesses`;
 }
 
 /** Sides of several executions: a diagram for each, one below the other. The schedule is that of the first. */

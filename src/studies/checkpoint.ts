@@ -131,6 +131,7 @@ const finding = z.object({
   steps,
   schedule: z.string(),
   addr: count.optional(),
+  decides: z.string().optional(),
   cycleFrom: count.optional(),
 });
 const totals = z.object({
@@ -139,6 +140,7 @@ const totals = z.object({
   waiting: count,
   stopped: count,
   leftOut: count,
+  diverged: count,
   states: count,
   steps: count,
   lanesSeen: count,

@@ -24,13 +24,17 @@
  * reader waits (or fails) with the lock held may a path have to be given up (counted as blocked).
  */
 import type { Execution, Scheduler } from "../execution.ts";
+import type { Failure } from "../failure.ts";
 import { OpKind } from "../operation.ts";
+import type { Step } from "../schedule.ts";
+import type { StoreBuffer } from "../store-buffer.ts";
 import type { Task } from "../task.ts";
 import { needsMorePreemptions } from "./preemptions.ts";
 import { RaceFinder, type Sequence } from "./races.ts";
 import {
   type Alternative,
   type Branch,
+  type Course,
   type Frame,
   findPending,
   type Head,
@@ -39,6 +43,7 @@ import {
   type Pending,
   type Reversal,
   rankOf,
+  requestOf,
   withoutPending,
 } from "./reversals.ts";
 import { findSpin, SPIN_LOOK, type Spin } from "./spin.ts";
@@ -50,9 +55,21 @@ export interface DporHooks {
   onBlocked(execution: Execution): void;
   /** A sub-tree that was left out because all in it needs more preemptions than {@link DporExplorer.preemptionsMax}. */
   onCut?(execution: Execution): void;
+  /** A task does something else than in the execution that was branched off from, because of a data race there: the path was given up. */
+  onDiverged?(divergence: Divergence): void;
+}
+
+/** A data race that decides what a task does. */
+export interface Divergence {
+  readonly task: Task;
+  readonly race: Failure;
+  /** The execution with the race, up to there. */
+  readonly steps: readonly Step[];
 }
 
 const NO_LANE = -1;
+/** No event of the execution that was branched off from stands there. */
+const NEW_EVENT = -1;
 
 export class DporExplorer implements Scheduler, Sequence {
   private readonly execution: Execution;
@@ -64,6 +81,11 @@ export class DporExplorer implements Scheduler, Sequence {
   private readonly forced: number[] = [];
   private forcedLength = 0;
   private readonly forcedChoices: number[] = [];
+  /** What the events on the way were in the execution that was branched off from; looked at when that had data races. */
+  private readonly forcedRequests: number[] = [];
+  private racy: Frame | null = null;
+  /** The lane that did not do what it did there. */
+  private diverged = NO_LANE;
   /** Lanes of the current sequence and outcomes of its Choose events, by event index. */
   private readonly lanes: number[] = [];
   private readonly choices: number[] = [];
@@ -155,9 +177,14 @@ export class DporExplorer implements Scheduler, Sequence {
   private complete(hooks: DporHooks): { frame: Frame | null; goOn: boolean } {
     this.branches = [];
     this.cut = false;
+    this.diverged = NO_LANE;
     this.execution.run();
     if (this.cut) {
       hooks.onCut?.(this.execution);
+      return { frame: null, goOn: true };
+    }
+    if (this.diverged !== NO_LANE) {
+      hooks.onDiverged?.(this.divergence());
       return { frame: null, goOn: true };
     }
     if (!this.asleep) this.examineWaiting();
@@ -165,6 +192,28 @@ export class DporExplorer implements Scheduler, Sequence {
     if (!this.asleep) return { frame, goOn: hooks.onExecution(this.execution) };
     hooks.onBlocked(this.execution);
     return { frame, goOn: true };
+  }
+
+  /** The race that decides it: one of that task, if there is one. */
+  private divergence(): Divergence {
+    const { tasks } = this.execution.world;
+    const lane = this.diverged % this.tasksMax;
+    const { lanes, choices, course } = this.racy as Frame;
+    const races = course?.races ?? [];
+    const isOf = ({ lane: by, peers = [] }: Failure): boolean =>
+      [by, ...peers.map((peer) => peer.lane)].some((one) => one % this.tasksMax === lane);
+    const race = (races.find(isOf) ?? races[0]) as Failure;
+    const steps = lanes.slice(0, race.event + 1).map((l, i) => ({ lane: l, choice: choices[i] as number }));
+    return { task: tasks[lane] as Task, race, steps };
+  }
+
+  private courseOf({ events, failures }: Execution): Course | null {
+    const races = failures.filter(({ property }) => property === "data-race");
+    if (races.length === 0) return null;
+    const requests: number[] = [];
+    for (let i = 0; i < events.length; i++)
+      requests.push(requestOf(events.kind[i] as OpKind, events.addr[i] as number));
+    return { requests, races };
   }
 
   private newFrame(): Frame {
@@ -176,6 +225,7 @@ export class DporExplorer implements Scheduler, Sequence {
       choices: this.choices.slice(0, length),
       pendingAt: this.pendingAt.slice(0, length),
       heads: this.heads,
+      course: this.courseOf(this.execution),
       branches: this.branches,
       first: 0,
       taken: -1,
@@ -184,6 +234,7 @@ export class DporExplorer implements Scheduler, Sequence {
   }
 
   private take(frame: Frame, branch: Reversal | Alternative): void {
+    this.racy = frame.course === null ? null : frame;
     if (branch.kind === "alternative") this.takeAlternative(frame, branch);
     else this.takeReversal(frame, branch);
   }
@@ -200,10 +251,10 @@ export class DporExplorer implements Scheduler, Sequence {
       const nth = (counts[l] as number) + 1;
       counts[l] = nth;
       if (i <= before || nth > (row[l] as number)) continue;
-      this.force(l, frame.choices[i] as number);
+      this.force(l, frame.choices[i] as number, frame.course?.requests[i]);
       pending = withoutPending(pending, l);
     }
-    this.force(lane, 0);
+    this.force(lane, 0, frame.course?.requests[at]);
     pending = withoutPending(pending, lane);
     const head: Head = { at: this.forcedLength - 1, lane, nth: (row[lane] as number) + 1, reach };
     this.goTo(frame, before);
@@ -217,7 +268,7 @@ export class DporExplorer implements Scheduler, Sequence {
     const { before, choice } = alternative;
     const lane = frame.lanes[before] as number;
     this.forcePrefix(frame, before);
-    this.force(lane, choice);
+    this.force(lane, choice, frame.course?.requests[before]);
     this.goTo(frame, before);
     this.heads = headsBefore(frame, before);
     const nth = frame.lanes.slice(0, before + 1).filter((l) => l === lane).length;
@@ -230,20 +281,23 @@ export class DporExplorer implements Scheduler, Sequence {
     for (let i = 0; i < length; i++) {
       this.forced[i] = frame.lanes[i] as number;
       this.forcedChoices[i] = frame.choices[i] as number;
+      if (frame.course !== null) this.forcedRequests[i] = frame.course.requests[i] as number;
     }
     this.forcedLength = length;
   }
 
-  private force(lane: number, choice: number): void {
+  private force(lane: number, choice: number, request = NEW_EVENT): void {
     this.forced[this.forcedLength] = lane;
     this.forcedChoices[this.forcedLength] = choice;
+    this.forcedRequests[this.forcedLength] = request;
     this.forcedLength++;
   }
 
   /** Takes back what differs from the forced sequence; running then follows it before scheduling by default. */
   private goTo(frame: Frame, common: number): void {
     const { events } = this.execution;
-    const limit = Math.min(this.forcedLength, events.length);
+    // What races may decide is followed step by step.
+    const limit = Math.min(this.racy === null ? this.forcedLength : common, events.length);
     let same = 0;
     while (same < limit && events.lane[same] === this.forced[same] && this.choices[same] === this.forcedChoices[same]) {
       same++;
@@ -257,9 +311,26 @@ export class DporExplorer implements Scheduler, Sequence {
 
   pick(): number {
     const at = this.execution.events.length;
-    if (at < this.forcedLength) return this.forced[at] as number;
+    if (at < this.forcedLength) return this.racy === null ? (this.forced[at] as number) : this.followRacy(at);
     if (at === this.forcedLength && this.isBeyondBound()) return NO_LANE;
     return this.pickDefault();
+  }
+
+  /** The next lane of the forced sequence, if what it does is what it did; NO_LANE when the race has made it do something else. */
+  private followRacy(at: number): number {
+    const lane = this.forced[at] as number;
+    const request = this.forcedRequests[at] as number;
+    if (this.execution.isEnabled(lane) && (request === NEW_EVENT || request === this.requestOfNext(lane))) return lane;
+    this.diverged = lane;
+    return NO_LANE;
+  }
+
+  private requestOfNext(lane: number): number {
+    const { world, buffers } = this.execution;
+    if (lane >= this.tasksMax)
+      return requestOf(OpKind.Store, (buffers[lane - this.tasksMax] as StoreBuffer).oldest.addr);
+    const { op } = world.tasks[lane] as Task;
+    return requestOf(op.kind, op.addr);
   }
 
   choose(_task: Task, n: number): number {

@@ -4,6 +4,7 @@
  * A reversal names the event to delay and what comes before it instead. Reversals with groups of commuting accesses stand for several, which
  * are made one at a time, so that memory stays polynomial in the length of an execution.
  */
+import type { Failure } from "../failure.ts";
 import type { ClockRow } from "../happens-before.ts";
 import { type Operation, OpKind, type Ready, type Update } from "../operation.ts";
 
@@ -99,6 +100,23 @@ export interface Alternative {
 
 export type Branch = Reversal | GroupReversal | Alternative;
 
+/**
+ * An execution with data races. Plain accesses are no events: after a reversal they may fall in another order, so that a task reads another value and does
+ * something else than it did here.
+ */
+export interface Course {
+  /** By event: see {@link requestOf}. */
+  readonly requests: readonly number[];
+  readonly races: readonly Failure[];
+}
+
+const KINDS = 64;
+
+/** What an event is, as a number. */
+export function requestOf(kind: OpKind, addr: number): number {
+  return addr * KINDS + kind;
+}
+
 /** One prefix with the executions that branch off from its default continuation. */
 export interface Frame {
   /** Lanes of the complete default execution of this prefix, with the outcomes of Choose events. */
@@ -106,6 +124,8 @@ export interface Frame {
   readonly choices: readonly number[];
   readonly pendingAt: readonly (Pending | null)[];
   readonly heads: readonly Head[];
+  /** What the events were, where data races may have decided it; null where there were none. */
+  readonly course: Course | null;
   /** Those still to be taken, the last one first. */
   readonly branches: Branch[];
   /** Where `branches` begins among all that the frame once had. */
