@@ -87,8 +87,8 @@ describe.each(MODELS)("under %s", (model) => {
         if ((yield* load(flag)) === 1) yield* store(y, 1);
       },
     },
-  ])("a race that decides of a task $what is named, and not all is explored", async ({ b }) => {
-    const checked = racing(b);
+  ])("a race that decides of a task $what is named, and not all is explored", async (task) => {
+    const checked = racing((scene) => task.b(scene));
     const result = await check(checked, { model });
     expect(result.verdict).toBe("fails");
     expect(result.complete).toBe(false);
