@@ -152,6 +152,27 @@ export const FIXES = {
     commit: "20a6cff3b283",
     without: "a pre-fault goes on with a root that was invalidated before it began",
   },
+  "direct-page-reused-for-other-gfn": {
+    bug: "T39",
+    commit: "0cb2af2ea66a",
+    without: "a table that stands in the entry is used again, whatever frames it maps and whatever its role",
+  },
+  "mmio-spte-over-present-spte": {
+    bug: "T40",
+    commit: "aad885e77496",
+    without: "an entry for MMIO is written over whatever stands there",
+  },
+  "inherited-permissions": {
+    bug: "T41",
+    commit: "b1bd5cba3306",
+    without:
+      "the page of every table on the way has the rights of the last one (and a table that stands in the entry is used again)",
+  },
+  "link-before-sync": {
+    bug: "T42",
+    commit: "65855ed8b034",
+    without: "a page is linked although something below it is out of step",
+  },
   "mmu-seq-sign-extension": {
     bug: "T47",
     commit: "ba6e3fe25543",

@@ -9,6 +9,7 @@
 import { type MemoryModel, type Program, type Strategy, UsageError } from "../engine/index.ts";
 import { FIXES, type FixName } from "../kvm/fixes.ts";
 import type { KvmVariants } from "../kvm/variants.ts";
+import { type ShadowSceneOptions, shadowScenes } from "./shadow-guest-scene.ts";
 import { cell, type Study, type StudyCell, study } from "./study.ts";
 import { type TdpSceneOptions, tdpScene } from "./tdp-scene.ts";
 
@@ -43,6 +44,17 @@ export function onTdp(
   return {
     scenario,
     program: ({ undone }) => tdpScene(`bugs ${scenario}`, { ...options, variants: { ...options.variants, undone } }),
+  };
+}
+
+/** A scenario of the shadow MMU. */
+export function onShadow(
+  scenario: string,
+  options: ShadowSceneOptions,
+): Pick<BugScenario, "scenario"> & Pick<BugScenario, "program"> {
+  return {
+    scenario,
+    program: ({ undone }) => shadowScenes({ [scenario]: options }, { ...options.variants, undone })(scenario),
   };
 }
 

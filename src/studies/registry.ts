@@ -17,6 +17,7 @@ const BUILT_IN: Readonly<Record<string, () => Promise<StudyModule>>> = {
   "bugs-dirty": () => import("./bugs-dirty.ts"),
   "bugs-flush": () => import("./bugs-flush.ts"),
   "bugs-lifetime": () => import("./bugs-lifetime.ts"),
+  "bugs-shadow": () => import("./bugs-shadow.ts"),
   "bugs-progress": () => import("./bugs-progress.ts"),
   "dirty-log": () => import("./dirty-log.ts"),
   "gpc-refresh": () => import("./gpc-refresh.ts"),

@@ -34,6 +34,7 @@ import {
   PageFrames,
   PROT_READ,
   PROT_WRITE,
+  putUser,
   srcuReadLock,
   srcuReadUnlock,
 } from "../kernel/index.ts";
@@ -140,7 +141,12 @@ export interface GuestPlan {
   readonly keepsTlb?: boolean;
   /** It has no paging: page n is frame n, and its tables are direct ones. */
   readonly direct?: boolean;
+  /** Control registers that are not as the others have them. */
+  readonly registers?: Partial<ControlRegisters>;
 }
+
+/** An entry of one of the guest's tables: `[table's frame, index, frame]`, and bits other than P, W, A and D. */
+export type ExtraEntry = readonly [table: number, index: number, frame: number, bits?: number];
 
 export interface ShadowSceneOptions {
   readonly guests: readonly GuestPlan[];
@@ -149,6 +155,12 @@ export interface ShadowSceneOptions {
   readonly variants?: Partial<KvmVariants>;
   /** KVM_MEM_* of the memslot. */
   readonly flags?: number;
+  /** Entries beside those of the drawing. */
+  readonly entries?: readonly ExtraEntry[];
+  /** Somebody changes the guest's tables unseen by KVM: shadow pages may differ from them for good. */
+  readonly changesUnseen?: boolean;
+  /** Memslots beside the first, each with pages of its own behind those of the one before. */
+  readonly slots?: readonly { readonly baseGfn: number; readonly npages: number }[];
   /** Frames that the VMM takes away; all others are pinned. */
   readonly unmapped?: readonly number[];
   /** Goes on with the set-up, when the vCPUs have done their part, before one of them enters the guest. */
@@ -171,11 +183,15 @@ export const readPage = (n: number): GuestInstruction => access("read", n * PAGE
 export const writePage = (n: number, value = n): GuestInstruction => access("write", n * PAGE_SIZE, u64(0, value));
 
 /** An entry as the guest makes it. */
-const guestEntry = (frame: number): U64 => orU64(frameBits(frame as Pfn), RIGHTS);
+const guestEntry = (frame: number, bits: U64 = RIGHTS): U64 => orU64(frameBits(frame as Pfn), bits);
 
 /** The guest writes entry `index` of its last-level table. */
 const writeTable = (index: number, entry: U64): GuestInstruction =>
   access("write", TABLE_PAGE * PAGE_SIZE + 8 * index, entry);
+
+/** It writes an entry of the table that page `page` is. */
+export const writeEntry = (page: number, index: number, frame: number): GuestInstruction =>
+  access("write", page * PAGE_SIZE + 8 * index, guestEntry(frame));
 
 /** Page 8 becomes another frame. */
 export const mapData = (frame: number): GuestInstruction => writeTable(DATA_PAGE, guestEntry(frame));
@@ -197,10 +213,11 @@ export const invlpg = (page: number): GuestInstruction =>
 // --- the scene -------------------------------------------------------------------------------------------------------
 
 function makeScene(world: World, options: ShadowSceneOptions): ShadowScene {
-  const { guests, variants, flags = 0, unmapped = [], prepare = null } = options;
-  const mm = new Mm(world, new PageFrames(world), BASE, FRAMES);
+  const { guests, variants, flags = 0, unmapped = [], prepare = null, entries = [], slots = [] } = options;
+  const pages = slots.reduce((sum, { npages }) => sum + npages, FRAMES);
+  const mm = new Mm(world, new PageFrames(world), BASE, pages);
   const frames: Pfn[] = [];
-  for (let n = 0; n < FRAMES; n++) {
+  for (let n = 0; n < pages; n++) {
     mm.addVma(shadowHostPage(n), shadowHostPage(n + 1), PROT_READ | PROT_WRITE);
     frames.push(mm.populate(shadowHostPage(n), `page ${n}`));
     if (!unmapped.includes(n)) mm.frames.pin(frames[n] as Pfn);
@@ -208,6 +225,8 @@ function makeScene(world: World, options: ShadowSceneOptions): ShadowScene {
   const wordOf = (frame: number, index: number): Cell<U64> =>
     new Cell<U64>(world, (frames[frame] as Pfn) * PAGE_SIZE + 8 * index, 8, true);
   for (const [table, index, frame] of ENTRIES) wordOf(table, index).value = guestEntry(frame);
+  for (const [table, index, frame, bits] of entries)
+    wordOf(table, index).value = guestEntry(frame, bits === undefined ? RIGHTS : u64(0, bits));
   for (const frame of [OLD, NEW]) wordOf(frame, 0).value = u64(0, frame);
   const limits = { faultsMax: 2, tableEntriesEnd: ENTRIES_USED };
   const kvm = new Kvm(world, new Kernel(world), mm, { ...LINUX_7_2, ...limits, ...variants });
@@ -215,6 +234,12 @@ function makeScene(world: World, options: ShadowSceneOptions): ShadowScene {
   const vm = new Vm(kvm, new Interrupts(world, world.tasksMax));
   const slot = kvm.memslots.addDuringSetup({ id: 0, baseGfn: gfn(0), npages: FRAMES, userspaceAddr: BASE, flags });
   kvmPrepareDirtyBitmap(vm, { old: null, new: slot, change: "create" });
+  let behind = FRAMES;
+  for (const [i, { baseGfn, npages }] of slots.entries()) {
+    const userspaceAddr = shadowHostPage(behind);
+    kvm.memslots.addDuringSetup({ id: i + 1, baseGfn: gfn(baseGfn), npages, userspaceAddr, flags: 0 });
+    behind += npages;
+  }
   for (const i of guests.keys()) vm.addVcpu(i);
   for (const [i, plan] of guests.entries()) {
     const { warm } = plan;
@@ -239,9 +264,10 @@ export type Reads = readonly number[];
 
 /** Runs a vCPU whose TLB has nothing but `cached`. */
 function* runGuest(vm: Vm, vcpu: number, plan: GuestPlan, cached: Tlb | null): Steps<Reads> {
-  const { direct, runs = [], inGuest = null, handles = null } = plan;
+  const { direct, registers, runs = [], inGuest = null, handles = null } = plan;
   const thread = vm.vcpus[vcpu] as Vm["vcpus"][number];
-  thread.reset(direct === true ? NO_PAGING : PAGING);
+  const mode = registers === undefined ? PAGING : pagingModeOf({ ...REGISTERS, ...registers });
+  thread.reset(direct === true ? NO_PAGING : mode);
   if (cached !== null) thread.guest.tlb.fillFrom(cached);
   const reads: number[] = [];
   for (const instructions of runs) {
@@ -294,7 +320,8 @@ function shadowScene(name: string, options: ShadowSceneOptions): Program {
     daemons: Object.keys(tasks).slice(served),
     final: (scene, results) => {
       const { shadow } = scene;
-      const problem = shadowTablesProblem(shadow) ?? rmapsProblem(shadow) ?? inStepProblem(shadow);
+      const inStep = options.changesUnseen === true ? null : inStepProblem(shadow);
+      const problem = shadowTablesProblem(shadow) ?? rmapsProblem(shadow) ?? inStep;
       return problem ?? options.check?.(scene, results) ?? true;
     },
   });
@@ -320,9 +347,15 @@ export function* zapAllFast({ vm }: ShadowScene): Steps<void> {
   yield* mutexUnlock(slotsLock);
 }
 
-/** The VMM takes the memslot away. */
-export function* deleteSlot({ vm }: ShadowScene): Steps<number> {
-  return yield* kvmSetMemoryRegion(vm.kvm, { id: 0, baseGfn: gfn(0), npages: 0, userspaceAddr: BASE, flags: 0 });
+/** The VMM, or a device, changes an entry of a table of the guest's: KVM is not told. */
+export function* changeEntry({ mm }: ShadowScene, [table, index, frame, bits]: ExtraEntry): Steps<void> {
+  const entry = guestEntry(frame, bits === undefined ? RIGHTS : u64(0, bits));
+  yield* putUser(mm, hva(shadowHostPage(table) + 8 * index), entry, 8);
+}
+
+/** The VMM takes a memslot away. */
+export function* deleteSlot({ vm }: ShadowScene, id = 0): Steps<number> {
+  return yield* kvmSetMemoryRegion(vm.kvm, { id, baseGfn: gfn(0), npages: 0, userspaceAddr: BASE, flags: 0 });
 }
 
 /** A read of a page has found nothing there. */

@@ -102,15 +102,19 @@ interface IndirectFetch {
 
 /** The levels that the guest has tables for; false when one of them has changed. */
 function* fetchIndirect(vcpu: Vcpu, shadow: ShadowMmu, { it, walk, fault, reread }: IndirectFetch): Steps<boolean> {
+  const { kvm } = shadow;
+  const syncs = !kvm.lacks("link-before-sync");
+  const rightsOfLast = kvm.lacks("inherited-permissions");
   for (;;) {
     yield* store(it.sp.write_flooding_count, 0);
     if (it.level === walk.level) return true;
     const below = walkedEntry(walk, it.level - 1);
     const { sptep } = it;
     const gfn = below.tableGfn;
-    const sp = yield* getChildSp(vcpu, shadow, { sptep, gfn, direct: false, access: below.ptAccess });
+    const access = rightsOfLast ? walkedEntry(walk, walk.level).ptAccess : below.ptAccess;
+    const sp = yield* getChildSp(vcpu, shadow, { sptep, gfn, direct: false, access });
     // Nothing out of step may come within reach: the guest need not flush what it never had.
-    const isBehind = sp !== null && sp.unsync_children.value !== 0;
+    const isBehind = syncs && sp !== null && sp.unsync_children.value !== 0;
     if (isBehind && !(yield* mmuSyncChildren(vcpu, shadow, sp, false))) return false;
     if (yield* gpteChanged(vcpu, walk, it.level - 1, reread)) return false;
     if (sp !== null) yield* linkShadowPage(shadow, sptep, sp);

@@ -59,7 +59,9 @@ export function* mmuSetSpte(vcpu: Vcpu, shadow: ShadowMmu, request: SetSpteReque
   let old = yield* load(sptep);
   let wasRmapped = false;
   let flush = false;
-  if (isShadowPresentPte(old)) {
+  const isMmio = pfn === KVM_PFN_NOSLOT || slot === null;
+  const dropsFirst = !isMmio || !shadow.kvm.lacks("mmio-spte-over-present-spte");
+  if (dropsFirst && isShadowPresentPte(old)) {
     // What is there may be in use; what is made ahead of use would be less.
     const isKnown = prefetch && isLastSpte(old, level) && pfn === spteToPfn(old);
     if (isKnown && shadow.kernel === "7.2") return "spurious";
@@ -74,7 +76,7 @@ export function* mmuSetSpte(vcpu: Vcpu, shadow: ShadowMmu, request: SetSpteReque
     }
     old = yield* load(sptep);
   }
-  if (pfn === KVM_PFN_NOSLOT || slot === null) {
+  if (isMmio) {
     vcpu.count("pf_mmio_spte_created");
     yield* markShadowMmioSpte(shadow, sptep, gfn, access);
     if (flush) yield* kvmFlushRemoteTlbs(shadow.vm);
