@@ -26,6 +26,10 @@ export const KVM_COSTS: Readonly<Record<string, Cost>> = {
       "T5: about 7 s for the 2^27 4K leaves of 512 GiB, with write-back to struct page (before 6.13), is 52 ns each; 7 of them are the exchange, which is charged as a locked access",
   },
   "visit an entry": { nanoseconds: 1, source: "a step of the TDP iterator beside the load: a few instructions" },
+  "visit it again": {
+    nanoseconds: 0,
+    source: "only counted: an earlier pass of the same zap was here; its time is that of a visit",
+  },
   "RCU grace period": {
     nanoseconds: 10e6,
     source:
@@ -40,6 +44,7 @@ export const KVM_COSTS: Readonly<Record<string, Cost>> = {
     source: "from one softirq to the next on a CPU that has interrupts on: 0.1 us",
   },
   "wake ksoftirqd": { nanoseconds: 5_000, source: "from the wake-up of a thread until it runs: 2-10 us (cyclictest)" },
+  "wake a worker": { nanoseconds: 5_000, source: "the same, of a kworker" },
   "send an IPI": { nanoseconds: 200, source: "a write of the ICR (x2APIC), for each CPU: 0.1-0.3 us" },
   "take an IPI": {
     nanoseconds: 1_000,

@@ -75,8 +75,9 @@ export class TdpMmu {
   readonly gfnEnd: Gfn;
   /** kvm->arch.possible_nx_huge_pages: changed under tdp_mmu_pages_lock, or with mmu_lock held for write. */
   readonly possibleNxHugePages: { readonly head: CellType; readonly tail: CellType; readonly nrPages: CellType };
-  /** Zaps of roots that are queued for a worker; null where the caller zaps. */
+  /** Zaps of roots that are queued for workers, and those to be queued, with slots_lock held; null where the caller zaps. */
   readonly zapWork: CellType | null;
+  readonly zapsToQueue: CellType | null;
   /** The RCU callback that frees a table. */
   readonly freeSpRcuCallback: number;
 
@@ -96,7 +97,9 @@ export class TdpMmu {
       tail: cell(world, "possible_nx_huge_pages.tail"),
       nrPages: cell(world, "possible_nx_huge_pages.nr_pages"),
     };
-    this.zapWork = variants.rootZapper === "worker" ? cell(world, "kvm->arch.tdp_mmu_zap_wq") : null;
+    const hasWorkers = variants.rootZapper === "worker";
+    this.zapWork = hasWorkers ? cell(world, "kvm->arch.tdp_mmu_zap_wq") : null;
+    this.zapsToQueue = hasWorkers ? cell(world, "zaps to be queued") : null;
     this.freeSpRcuCallback = kvm.kernel.rcu.register((addr) => {
       kvm.world.clock?.gauge("unlinked pages", -1);
       return this.pages.free(this.pages.at(addr));

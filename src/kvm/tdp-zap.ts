@@ -127,6 +127,7 @@ export function* kvmTdpMmuInvalidateRoots(tdp: TdpMmu): Steps<void> {
     if (isInvalidRoot(tdp, root)) continue;
     root.tdp_mmu_scheduled_root_to_zap.value = 1;
     root.role.value |= tdp.roles.invalid;
+    if (tdp.zapsToQueue !== null) tdp.zapsToQueue.value++;
   }
 }
 
@@ -147,15 +148,26 @@ export function* kvmMmuUninitTdpMmu(tdp: TdpMmu): Steps<void> {
  */
 export function* kvmTdpMmuZapInvalidatedRoots(tdp: TdpMmu): Steps<void> {
   assertHeld(tdp.kvm.memslots.slotsLock);
-  if (tdp.zapWork === null) yield* zapScheduledRoots(tdp);
-  else yield* fetchAdd(tdp.zapWork, 1);
+  const { zapWork, zapsToQueue } = tdp;
+  if (zapWork === null || zapsToQueue === null) {
+    yield* zapScheduledRoots(tdp);
+    return;
+  }
+  const queued = zapsToQueue.value;
+  zapsToQueue.value = 0;
+  yield* fetchAdd(zapWork, queued);
 }
 
-/** tdp_mmu_zap_root_work(): the worker. @param work kvm->arch.tdp_mmu_zap_wq */
+/**
+ * tdp_mmu_zap_root_work(): a worker. There is a piece of work for each root, whichever worker gets it. @param work kvm->arch.tdp_mmu_zap_wq
+ */
 export function* tdpMmuZapRootWork(tdp: TdpMmu, work: Cell): Steps<void> {
   yield* awaitUntil(work, (queued) => queued > 0, "wait for work");
   yield* fetchAdd(work, -1);
+  tdp.world.clock?.spend("wake a worker");
+  tdp.world.clock?.enter("zap work");
   yield* zapScheduledRoots(tdp);
+  tdp.world.clock?.leave("zap work");
 }
 
 function* zapScheduledRoots(tdp: TdpMmu): Steps<void> {
@@ -196,27 +208,37 @@ const PASSES: Readonly<Record<RootZap, readonly number[]>> = {
 /** tdp_mmu_zap_root(). @param shared mmu_lock is held for read: faults in other roots go on, and so do walks in this one */
 function* tdpMmuZapRoot(tdp: TdpMmu, root: KvmMmuPage, shared: boolean): Steps<void> {
   yield* rcuReadLock(tdp.kvm.kernel.rcu);
-  for (const zapLevel of PASSES[tdp.kvm.variants.rootZap]) yield* zapRootLevel(tdp, root, zapLevel, shared);
-  yield* zapRootLevel(tdp, root, spLevel(root), shared);
+  const levels = [...PASSES[tdp.kvm.variants.rootZap], spLevel(root)];
+  for (const [pass, zapLevel] of levels.entries()) yield* zapRootLevel(tdp, root, zapLevel, shared, pass > 0);
   yield* rcuReadUnlock(tdp.kvm.kernel.rcu);
 }
 
-/** __tdp_mmu_zap_root(): one pass, over the entries of one level and below. */
-function* zapRootLevel(tdp: TdpMmu, root: KvmMmuPage, zapLevel: number, shared: boolean): Steps<void> {
+/** __tdp_mmu_zap_root(): one pass, over the entries of one level and below. @param visited an earlier pass was there */
+function* zapRootLevel(
+  tdp: TdpMmu,
+  root: KvmMmuPage,
+  zapLevel: number,
+  shared: boolean,
+  visited: boolean,
+): Steps<void> {
   const iter = yield* tdpIterStart(tdp.world, root, zapLevel, gfn(0), tdp.gfnEnd);
   const again = startLoop(tdp.world);
+  const { clock } = tdp.world;
   for (; iter.valid; yield* tdpIterNext(iter)) {
     if (tdp.world.comparesStates) again(...iter.position());
-    tdp.world.clock?.spend("visit an entry");
+    clock?.spend("visit an entry");
+    if (visited) clock?.spend("visit it again");
     for (;;) {
       if (tdp.kvm.variants.yields && (yield* tdpMmuIterCondResched(tdp, iter, { flush: false, shared }))) break;
       if (!isShadowPresentPte(iter.oldSpte) || iter.level > zapLevel) break;
-      if (!shared) {
-        yield* tdpMmuIterSetSpte(tdp, iter, tdp.layout.nonPresent);
-        break;
-      }
+      const table = clock !== null && !isLastSpte(iter.oldSpte, iter.level);
+      if (table) clock.enter("zap a table");
+      let isGone = true;
+      if (shared) isGone = yield* tdpMmuSetSpteAtomic(tdp, iter, tdp.layout.nonPresent);
+      else yield* tdpMmuIterSetSpte(tdp, iter, tdp.layout.nonPresent);
+      if (table) clock.leave("zap a table");
       // Somebody else has changed the entry: look at what it is now.
-      if (yield* tdpMmuSetSpteAtomic(tdp, iter, tdp.layout.nonPresent)) break;
+      if (isGone) break;
     }
   }
 }

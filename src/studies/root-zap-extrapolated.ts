@@ -11,7 +11,6 @@
  * What depends on moments (faults, what RCU has waiting) is not extrapolated. A test holds the line against runs at sizes that can be run.
  */
 import { stallWarnings } from "../kernel/index.ts";
-import { ENTRIES_PER_TABLE } from "../machine/index.ts";
 import type { Figures } from "./measurement.ts";
 
 /** GiB under one entry of a 4-level root: from here on the root has 5 levels. */
@@ -19,35 +18,40 @@ export const GIB_OF_LEVEL_4 = 512;
 /** GiB under one entry of a 5-level root. */
 export const GIB_OF_LEVEL_5 = 512 * 512;
 
-const LINEAR = ["zap ns", "visited", "tables"] as const;
+const LINEAR = ["zap ns", "call ns", "CPU ns", "visited", "visited again", "step ns", "tables"] as const;
 /** What is as long as the section is in which one pass zaps everything. */
 const SECTION = ["stretch ns", "preempt-off ns", "grace ns", "lock wait ns", "zap holds ns", "fault max ns"] as const;
 
+/** Runs under a 5-level root, with 1 and 2 GiB; the last with its two parts 512 GiB apart, which have a table of level 3 each. */
+export interface Runs {
+  readonly atOne: Figures;
+  readonly atTwo: Figures;
+  readonly atTwoApart: Figures;
+}
+
 /**
- * @param atOne the figures at 1 GiB
- * @param atTwo the same at 2 GiB
  * @param onePass the design zaps an entry of the root, and all below, in one section
- * @param exchangeNs what it costs to exchange an empty entry
+ * @param gib what is mapped
+ * @param regions parts of it that have tables of level 3 of their own
  */
 export function extrapolated(
-  { atOne, atTwo, onePass, exchangeNs }: { atOne: Figures; atTwo: Figures; onePass: boolean; exchangeNs: number },
-  gib: number,
+  { atOne, atTwo, atTwoApart }: Runs,
+  { onePass, gib, regions }: { onePass: boolean; gib: number; regions: number },
 ): Figures {
   const line = (name: string): number => {
-    const [one, two] = [atOne[name] ?? 0, atTwo[name] ?? 0];
-    return one + (two - one) * (gib - 1);
+    const [one, two, apart] = [atOne[name] ?? 0, atTwo[name] ?? 0, atTwoApart[name] ?? 0];
+    return one + (two - one) * (gib - 1) + (apart - two) * (regions - 1);
   };
   const figures: Record<string, number | null> = {};
   for (const name of Object.keys(atOne)) figures[name] = null;
   for (const name of LINEAR) figures[name] = line(name);
+  figures["CPUs"] = line("CPU ns") / line("zap ns");
   if (onePass) {
     for (const name of SECTION) figures[name] = line(name);
     figures["stalls"] = stallWarnings(line("grace ns"));
     return figures;
   }
-  const emptyTables = Math.ceil(gib / GIB_OF_LEVEL_4) + 1;
-  const lastStep = emptyTables * ENTRIES_PER_TABLE * exchangeNs;
-  figures["stretch ns"] = Math.max(atOne["stretch ns"] ?? 0, lastStep);
+  figures["stretch ns"] = Math.max(atOne["stretch ns"] ?? 0, line("step ns"));
   figures["stalls"] = stallWarnings(figures["stretch ns"]);
   return figures;
 }
