@@ -92,6 +92,7 @@ export {
   type SimulationOptions,
   Simulator,
   type Stretch,
+  TIME_SLICE,
 } from "./simulate/index.ts";
 export type { BodyFactory, Task, TaskBody } from "./task.ts";
 export * from "./u64.ts";

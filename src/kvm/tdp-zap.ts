@@ -213,6 +213,11 @@ function* tdpMmuZapRoot(tdp: TdpMmu, root: KvmMmuPage, shared: boolean): Steps<v
   yield* rcuReadUnlock(tdp.kvm.kernel.rcu);
 }
 
+/** What is measured of the removal of a table, which is one step: those that only the last pass takes, apart. */
+function sectionOf({ level, rootLevel }: TdpIter): string {
+  return level === rootLevel ? "zap an entry of the root" : "zap a table";
+}
+
 /** __tdp_mmu_zap_root(): one pass, over the entries of one level and below. @param visited an earlier pass was there */
 function* zapRootLevel(
   tdp: TdpMmu,
@@ -232,11 +237,11 @@ function* zapRootLevel(
       if (tdp.kvm.variants.yields && (yield* tdpMmuIterCondResched(tdp, iter, { flush: false, shared }))) break;
       if (!isShadowPresentPte(iter.oldSpte) || iter.level > zapLevel) break;
       const table = clock !== null && !isLastSpte(iter.oldSpte, iter.level);
-      if (table) clock.enter("zap a table");
+      if (table) clock.enter(sectionOf(iter));
       let isGone = true;
       if (shared) isGone = yield* tdpMmuSetSpteAtomic(tdp, iter, tdp.layout.nonPresent);
       else yield* tdpMmuIterSetSpte(tdp, iter, tdp.layout.nonPresent);
-      if (table) clock.leave("zap a table");
+      if (table) clock.leave(sectionOf(iter));
       // Somebody else has changed the entry: look at what it is now.
       if (isGone) break;
     }

@@ -18,11 +18,11 @@ export const GIB_OF_LEVEL_4 = 512;
 /** GiB under one entry of a 5-level root. */
 export const GIB_OF_LEVEL_5 = 512 * 512;
 
-const LINEAR = ["zap ns", "call ns", "CPU ns", "visited", "visited again", "step ns", "tables"] as const;
+const LINEAR = ["zap ns", "call ns", "CPU ns", "visited", "visited again", "last step ns", "tables"] as const;
 /** What is as long as the section is in which one pass zaps everything. */
 const SECTION = ["stretch ns", "preempt-off ns", "grace ns", "lock wait ns", "zap holds ns", "fault max ns"] as const;
 
-/** Runs under a 5-level root, with 1 and 2 GiB; the last with its two parts 512 GiB apart, which have a table of level 3 each. */
+/** Runs under a 5-level root, with a GiB and two; the last with its two parts 512 GiB apart, which have a table of level 3 each. */
 export interface Runs {
   readonly atOne: Figures;
   readonly atTwo: Figures;
@@ -32,26 +32,35 @@ export interface Runs {
 /**
  * @param onePass the design zaps an entry of the root, and all below, in one section
  * @param gib what is mapped
+ * @param unit what the first run has, if not a GiB
  * @param regions parts of it that have tables of level 3 of their own
+ * @param letsInNs how long the other designs go on at most before they see that somebody waits, and let him in: no section is longer but for its last step
  */
 export function extrapolated(
   { atOne, atTwo, atTwoApart }: Runs,
-  { onePass, gib, regions }: { onePass: boolean; gib: number; regions: number },
+  {
+    onePass,
+    gib,
+    regions,
+    letsInNs,
+    unit = 1,
+  }: { onePass: boolean; gib: number; regions: number; letsInNs: number; unit?: number },
 ): Figures {
   const line = (name: string): number => {
     const [one, two, apart] = [atOne[name] ?? 0, atTwo[name] ?? 0, atTwoApart[name] ?? 0];
-    return one + (two - one) * (gib - 1) + (apart - two) * (regions - 1);
+    return one + (two - one) * (gib / unit - 1) + (apart - two) * (regions - 1);
   };
   const figures: Record<string, number | null> = {};
   for (const name of Object.keys(atOne)) figures[name] = null;
   for (const name of LINEAR) figures[name] = line(name);
   figures["CPUs"] = line("CPU ns") / line("zap ns");
+  figures["step ns"] = Math.max(atOne["step ns"] ?? 0, line("last step ns"));
   if (onePass) {
     for (const name of SECTION) figures[name] = line(name);
     figures["stalls"] = stallWarnings(line("grace ns"));
     return figures;
   }
-  figures["stretch ns"] = Math.max(atOne["stretch ns"] ?? 0, line("step ns"));
+  figures["stretch ns"] = Math.max(atOne["stretch ns"] ?? 0, letsInNs + line("last step ns"));
   figures["stalls"] = stallWarnings(figures["stretch ns"]);
   return figures;
 }

@@ -55,10 +55,12 @@ describe("headline figures", () => {
 
 test("what is recorded for 512 GiB lies on the line through 1 GiB and 2 GiB", async () => {
   const measurement = await builtInMeasurement("root-zap");
-  const at = (gib: number, costs: Readonly<Record<string, number>>) =>
-    measurement.run("Z1", withParameters(measurement, { gib }), costs).metrics;
+  const at = (set: Readonly<Record<string, number>>, costs: Readonly<Record<string, number>>) =>
+    measurement.run("Z1", withParameters(measurement, set), costs).metrics;
   for (const { recorded = "", costs = {} } of HEADLINES.filter(({ set }) => set["gib"] === 512)) {
-    const line = extrapolated({ atOne: at(1, costs), atTwo: at(2, costs), onePass: true, exchangeNs: 7 }, 512);
+    const [atOne, atTwo] = [at({ gib: 1 }, costs), at({ gib: 2 }, costs)];
+    const runs = { atOne, atTwo, atTwoApart: at({ gib: 2, regions: 2 }, costs) };
+    const line = extrapolated(runs, { onePass: true, gib: 512, regions: 1, letsInNs: 0 });
     const seconds = (line["stretch ns"] ?? 0) / 1e9;
     expect(Math.abs(Number.parseFloat(recorded) / seconds - 1)).toBeLessThan(0.005);
     expect(line["stalls"]).toBe(Number(recorded.split(", ")[1] ?? 0));

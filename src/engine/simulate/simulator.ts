@@ -44,7 +44,8 @@ export interface SimulationOptions {
   readonly until?: number;
 }
 
-const TIME_SLICE = 4_000_000;
+/** A tick at HZ=250, in nanoseconds. */
+export const TIME_SLICE = 4_000_000;
 
 /** A task with its clock. */
 interface Thread {
