@@ -169,8 +169,8 @@ export const ZAP_MUTATIONS: readonly Mutation[] = [
   {
     name: "the pass over a root's own level takes away what the others leave",
     file: "kvm/tdp-zap.ts",
-    find: "  yield* zapRootLevel(tdp, root, spLevel(root), shared);\n",
-    replace: "",
+    find: "rootZap], spLevel(root)]",
+    replace: "rootZap]]",
     study: "root-zap",
     variant: "Z2",
     scenario: "fault",
