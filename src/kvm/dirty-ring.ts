@@ -17,6 +17,7 @@ import {
   fetchAnd,
   fetchOr,
   load,
+  numberToU64,
   orU64,
   type Steps,
   Struct,
@@ -24,8 +25,9 @@ import {
   type U64,
   U64_ZERO,
   u32,
-  u53,
   u64,
+  u64Field,
+  u64ToNumber,
   type View,
   Violation,
   type World,
@@ -36,7 +38,7 @@ import { KVM_REQ_DIRTY_RING_SOFT_FULL } from "./requests.ts";
 import type { KvmEvent } from "./trace.ts";
 import type { Vm } from "./vm.ts";
 
-const ENTRY_FIELDS = { flags: u32, slot: u32, offset: u53 };
+const ENTRY_FIELDS = { flags: u32, slot: u32, offset: u64Field };
 /** struct kvm_dirty_gfn */
 const ENTRY = new Struct("kvm_dirty_gfn", ENTRY_FIELDS);
 type DirtyGfn = View<typeof ENTRY_FIELDS>;
@@ -118,7 +120,7 @@ export function* kvmDirtyRingPush(ring: DirtyRing, slot: number, offset: number)
   const dirty = yield* load(fields.dirty_index);
   const entry = ring.entry(dirty);
   yield* store(entry.slot, slot);
-  yield* store(entry.offset, offset);
+  yield* store(entry.offset, numberToU64(offset));
   // smp_wmb(): the contents are there before the flags say so.
   yield* store(entry.flags, KVM_DIRTY_GFN_F_DIRTY);
   yield* store(fields.dirty_index, (dirty + 1) >>> 0);
@@ -144,7 +146,7 @@ export function* collectDirtyRing(ring: DirtyRing): Steps<CollectedFrame[]> {
     const flags = yield* load(entry.flags);
     if ((flags & KVM_DIRTY_GFN_F_DIRTY) === 0) break;
     if ((flags & KVM_DIRTY_GFN_F_RESET) !== 0) continue;
-    frames.push({ slot: yield* load(entry.slot), offset: yield* load(entry.offset) });
+    frames.push({ slot: yield* load(entry.slot), offset: u64ToNumber(yield* load(entry.offset)) });
     yield* store(entry.flags, flags | KVM_DIRTY_GFN_F_RESET);
   }
   return frames;
@@ -161,12 +163,20 @@ export function* kvmResetDirtyRings(vm: Vm): Steps<number> {
   return cleared;
 }
 
-/** Frames of one slot that are protected again in one go: the lowest one, and which of the 64 from there on. */
-interface Batch {
+/** What an entry says, as KVM finds it: the VMM may have written anything. */
+interface ReadEntry {
   readonly slot: number;
-  readonly offset: number;
+  readonly offset: bigint;
+}
+
+/** Frames of one slot that are protected again in one go: the lowest one, and which of the 64 from there on. */
+interface Batch extends ReadEntry {
   readonly mask: U64;
 }
+
+/** Arithmetic of unsigned long, and of long. */
+const wrapped = (value: bigint): bigint => BigInt.asUintN(64, value);
+const signed = (value: bigint): number => Number(BigInt.asIntN(64, value));
 
 /** kvm_dirty_ring_reset() */
 function* kvmDirtyRingReset(vm: Vm, ring: DirtyRing): Steps<number> {
@@ -178,7 +188,7 @@ function* kvmDirtyRingReset(vm: Vm, ring: DirtyRing): Steps<number> {
   for (;;) {
     const entry = ring.entry(reset);
     if (((yield* load(entry.flags)) & KVM_DIRTY_GFN_F_RESET) === 0) break;
-    const frame: CollectedFrame = { slot: yield* load(entry.slot), offset: yield* load(entry.offset) };
+    const frame: ReadEntry = { slot: yield* load(entry.slot), offset: bigOf(yield* load(entry.offset)) };
     yield* store(entry.flags, 0);
     reset = (reset + 1) >>> 0;
     yield* store(fields.reset_index, reset);
@@ -193,11 +203,13 @@ function* kvmDirtyRingReset(vm: Vm, ring: DirtyRing): Steps<number> {
   return count;
 }
 
+const bigOf = ({ hi, lo }: U64): bigint => (BigInt(hi >>> 0) << 32n) | BigInt(lo >>> 0);
+
 const BITS_PER_LONG = 64;
 
 /** The batch with one more frame; null when the frame lies too far away. */
-function joined(batch: Batch, { slot, offset }: CollectedFrame): Batch | null {
-  const delta = offset - batch.offset;
+function joined(batch: Batch, { slot, offset }: ReadEntry): Batch | null {
+  const delta = signed(offset - batch.offset);
   if (slot !== batch.slot || Math.abs(delta) >= BITS_PER_LONG) return null;
   if (delta >= 0) return { ...batch, mask: orU64(batch.mask, shiftUp(u64(0, 1), delta)) };
   // The scan goes backwards: the batch begins earlier, if its highest frame stays inside.
@@ -219,13 +231,17 @@ function shiftDown(value: U64, by: number): U64 {
   return by >= 32 ? u64(0, value.hi >>> (by - 32)) : u64(value.hi >>> by, (value.lo >>> by) | (value.hi << (32 - by)));
 }
 
-/** kvm_reset_dirty_gfn(): nothing, for a slot that has gone or shrunk since. */
+/** kvm_reset_dirty_gfn(): nothing, for a slot that has gone or shrunk since. The offset is the VMM's word: it may lie anywhere, and so wrap. */
 function* kvmResetDirtyGfn(vm: Vm, { slot: id, offset, mask }: Batch): Steps<void> {
   const { kvm } = vm;
   const slot = kvm.memslots.byId(id);
-  if (slot === null || offset + 63 - leadingZeroes(mask) >= slot.npages.value) return;
+  if (slot === null) return;
+  const npages = BigInt(slot.npages.value);
+  const last = wrapped(offset + BigInt(63 - leadingZeroes(mask)));
+  const offsetCounts = !kvm.lacks("dirty-ring-offset-wraps");
+  if ((offsetCounts && offset >= npages) || last >= npages) return;
   yield* writeLock(kvm.mmuLock);
-  yield* kvmArchMmuEnableLogDirtyPtMasked(vm, slot, offset, mask);
+  yield* kvmArchMmuEnableLogDirtyPtMasked(vm, slot, signed(offset), mask);
   yield* writeUnlock(kvm.mmuLock);
 }
 

@@ -12,8 +12,8 @@
  * emulator_read_write(), emulator_cmpxchg_emulated(), complete_emulated_mmio() of 6.12 and 7.2, on a processor without decode assists and
  * next-RIP saving.
  */
-import { addU64, note, type Steps, type U64, U64_ZERO, u64 } from "../engine/index.ts";
-import { getUser, putUser, type UserAccessSize } from "../kernel/index.ts";
+import { addU64, note, type Steps, sameU64, type U64, U64_ZERO, u64 } from "../engine/index.ts";
+import { getUser, putUser, tryCmpxchgUser, type UserAccessSize } from "../kernel/index.ts";
 import {
   bytesOf,
   type Gpa,
@@ -157,7 +157,8 @@ function* emulateAccess(vcpu: Vcpu, action: AccessAction, gpa: Gpa | null): Step
     vcpu.guest.next++;
     return null;
   }
-  return yield* emulatorCmpxchg(vcpu, { ...action, value: addU64(vcpu.guest.lastRead, action.value) });
+  const old = vcpu.guest.lastRead;
+  return yield* emulatorCmpxchg(vcpu, { ...action, value: addU64(old, action.value) }, old);
 }
 
 /** A write across pages is made in two. */
@@ -260,12 +261,46 @@ function* writeUser(vcpu: Vcpu, hva: Hva, { size, value }: AccessAction): Steps<
   return true;
 }
 
-/** emulator_cmpxchg_emulated(): the write of a locked instruction; where there is no memory it ends as a plain write. */
-function* emulatorCmpxchg(vcpu: Vcpu, action: AccessAction): Steps<EmulationResult> {
+/**
+ * cmpxchg_emulated, its access to guest memory: false when no memslot has it, or none that may be written; "changed" when another has written since
+ * the instruction has read, and nothing was written. The page is dirty in either case: hardware writes back what it has found.
+ */
+function* cmpxchgGuestMemory(vcpu: Vcpu, gpa: Gpa, action: AccessAction, old: U64): Steps<boolean | "changed"> {
+  const { kvm, shadow } = vcpu.vm;
+  const { size, value } = action;
+  const frame = gpaToGfn(gpa);
+  const slot = yield* gfnToMemslot(kvm.memslots, frame);
+  if (!isVisibleMemslot(slot) || memslotIsReadonly(slot)) return false;
+  const hva = (gfnToHva(slot, frame) + (gpa % PAGE_SIZE)) as Hva;
+  // The modelled memory has no locked access that is not aligned: such a one is made byte by byte.
+  if (hva % size !== 0) return yield* accessGuestMemory(vcpu, gpa, action, true);
+  const bytes = size as UserAccessSize;
+  const expected = lowBytes(old, bytes);
+  const found = yield* tryCmpxchgUser(kvm.mm, hva, bytes, expected, lowBytes(value, bytes));
+  if (found === null) return false;
+  if (!kvm.lacks("emulated-cmpxchg-not-dirty")) yield* kvmVcpuMarkPageDirty(vcpu, frame);
+  if (!sameU64(found, expected)) return "changed";
+  if (shadow !== null) yield* kvmMmuTrackWrite(vcpu, shadow, gpa, size);
+  return true;
+}
+
+function lowBytes(value: U64, size: UserAccessSize): U64 {
+  if (size === 8) return value;
+  return u64(0, value.lo & (size === 4 ? -1 : 2 ** (8 * size) - 1));
+}
+
+/**
+ * emulator_cmpxchg_emulated(): the write of a locked instruction; where there is no memory it ends as a plain write. One that finds another value than was
+ * read before (X86EMUL_CMPXCHG_FAILED) leaves the instruction for the guest to run again.
+ * @param old what the instruction has read
+ */
+function* emulatorCmpxchg(vcpu: Vcpu, action: AccessAction, old: U64): Steps<EmulationResult> {
   const gpa = yield* gvaToGpa(vcpu, action.gva, PFERR_WRITE | (vcpu.guest.cpl === 3 ? PFERR_USER : 0));
   const known = typeof gpa === "number" ? gpa : null;
   if (known !== null) observe(vcpu, action, known, { value: action.value, adds: false });
-  if (known !== null && (yield* accessGuestMemory(vcpu, known, action, true))) {
+  const written = known !== null && (yield* cmpxchgGuestMemory(vcpu, known, action, old));
+  if (written === "changed") return null;
+  if (written) {
     vcpu.guest.next++;
     return null;
   }
@@ -281,7 +316,9 @@ export function* completeEmulatedMmio(vcpu: Vcpu, pending: PendingMmio): Steps<E
   if (!pending.isWrite) {
     vcpu.vm.emit({ name: "kvm_mmio", kind: "read", len: action.size, gpa, value: data });
     vcpu.guest.lastRead = data;
-    if (action.access === "rmw") return yield* emulatorCmpxchg(vcpu, { ...action, value: addU64(data, action.value) });
+    if (action.access === "rmw") {
+      return yield* emulatorCmpxchg(vcpu, { ...action, value: addU64(data, action.value) }, data);
+    }
   }
   vcpu.guest.next++;
   return null;

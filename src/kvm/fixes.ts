@@ -4,7 +4,7 @@
  * Each is asked for at the one place where the fix stands ({@link Kvm.lacks}), so that the code without it is the MMU's own, and what a study finds in
  * it is what the checker would have found at the time. A name with a slash is one of several parts that a fix or a rule has, each of which is needed.
  *
- * Ids are those of Linux's commits. Those in REMEMBERED were not looked up anywhere.
+ * Ids are those of Linux's commits, or of a CVE where only that is known. Those in REMEMBERED were not looked up anywhere.
  */
 
 export interface Fix {
@@ -177,6 +177,17 @@ export const FIXES = {
     bug: "T47",
     commit: "ba6e3fe25543",
     without: "the sequence goes through an int on its way to the comparison",
+  },
+  "emulated-cmpxchg-not-dirty": {
+    bug: "T44",
+    commit: "910c57dfa4d1",
+    without: "the page that a locked instruction of the guest was carried out on is not marked dirty",
+  },
+  "dirty-ring-offset-wraps": {
+    bug: "T50",
+    commit: "CVE-2026-52969",
+    without:
+      "of what the VMM has written into a ring's entry only offset plus highest bit is compared with the slot's size",
   },
   "frozen-counted-as-large": {
     bug: "T54",

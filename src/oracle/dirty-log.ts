@@ -5,7 +5,7 @@
  * The VMM of a scenario fetches logs and copies the pages that they name, as a migration does. When all is over, every frame either has the
  * contents of its copy, or is in the log that would be fetched next.
  */
-import { assert, Cell, load, type Steps, type World } from "../engine/index.ts";
+import { assert, Cell, load, type Steps, u64ToNumber, type World } from "../engine/index.ts";
 import type { DirtyRing } from "../kvm/dirty-ring.ts";
 import { gfnToHva, type KvmMemorySlot } from "../kvm/memslots.ts";
 import type { Vm } from "../kvm/vm.ts";
@@ -54,7 +54,7 @@ function isInRing(ring: DirtyRing, slot: KvmMemorySlot, index: number): boolean 
   const dirty = ring.fields.dirty_index.peek();
   for (let at = ring.fields.reset_index.peek(); at !== dirty; at = (at + 1) >>> 0) {
     const entry = ring.entry(at);
-    if (entry.slot.peek() === slot.id.peek() && entry.offset.peek() === index) return true;
+    if (entry.slot.peek() === slot.id.peek() && u64ToNumber(entry.offset.peek()) === index) return true;
   }
   return false;
 }

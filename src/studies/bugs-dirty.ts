@@ -1,16 +1,49 @@
 /**
  * bugs-dirty: writes of the guest that got lost between an entry and whoever asks what was written.
  *
- * Tasks: vcpu0 writes a page, zap takes its entry away; irq0 is the CPU's interrupt handler.
+ * Tasks: vcpu0 writes a page, or KVM does for it; zap takes its entry away; vmm fetches the log, or resets the ring; irq0 is the CPU's interrupt handler.
  */
+import { type Steps, store, u64 } from "../engine/index.ts";
 import { MMU_NOTIFY_CLEAR, notifyStart } from "../kernel/index.ts";
-import { KVM_MEM_LOG_DIRTY_PAGES } from "../kvm/memslots.ts";
+import { collectDirtyRing, kvmResetDirtyRings } from "../kvm/dirty-ring.ts";
+import { KVM_MEM_LOG_DIRTY_PAGES, type KvmMemorySlot } from "../kvm/memslots.ts";
+import { PAGE_SIZE } from "../machine/index.ts";
+import { type Copies, dirtyLogProblem } from "../oracle/dirty-log.ts";
 import { dirtyReportProblem } from "../oracle/dirty-report.ts";
-import { type BugScenario, bugStudy, onTdp } from "./bug-cells.ts";
+import { type BugScenario, bugStudy, onShadow, onTdp } from "./bug-cells.ts";
 import { fetchAndCopy, write } from "./dirty-log.ts";
+import {
+  addToEntry,
+  DATA_PAGE,
+  DIRECTORY,
+  DIRECTORY_PAGE,
+  emulates,
+  type ShadowScene,
+  TABLE,
+  touchAll,
+  writeFault,
+  writePage,
+} from "./shadow-guest-scene.ts";
 import { hostPage } from "./tdp-scene.ts";
 
 const FRAMES = 2;
+
+/** A bit of an entry that is the guest's to use; the first word of its directory before. */
+const SOFTWARE_BIT = 0x200;
+const DIRECTORY_WORD = TABLE * PAGE_SIZE + 0x63;
+
+/** The memslot that is logged has these two frames. */
+const LOGGED = 512;
+
+/** Takes the entries that are in the ring, gives the first one an offset before the slot, and has the ring reset. */
+function* resetWrapped({ vm }: ShadowScene): Steps<number> {
+  const ring = vm.vcpus[0]?.dirtyRing ?? null;
+  if (ring === null) throw new Error("unreachable");
+  yield* collectDirtyRing(ring);
+  yield* store(ring.entry(0).offset, u64(-1, -1));
+  yield* store(ring.entry(1).offset, u64(0, 0));
+  return yield* kvmResetDirtyRings(vm);
+}
 
 const SCENARIOS: readonly BugScenario[] = [
   {
@@ -33,6 +66,54 @@ const SCENARIOS: readonly BugScenario[] = [
     without: {
       "tdp-plain-write-loses-dirty": {
         because: "the CPU sets D between the zap's reading of the entry and its store",
+      },
+    },
+  },
+  {
+    // The guest sets a bit that is its own in an entry of a table that is shadowed, and the log is fetched meanwhile.
+    ...onShadow("cmpxchg", {
+      flags: KVM_MEM_LOG_DIRTY_PAGES,
+      guests: [{ warm: touchAll, handles: emulates(addToEntry(DIRECTORY_PAGE, SOFTWARE_BIT)) }],
+      threads: { vmm: fetchAndCopy },
+      check: (scene, results) => {
+        const slot = scene.vm.kvm.memslots.byId(0) as KvmMemorySlot;
+        const copies = { [DIRECTORY]: DIRECTORY_WORD, ...(results["vmm"] as Copies) };
+        return dirtyLogProblem(scene.vm, slot, copies);
+      },
+    }),
+    property: "final",
+    models: ["sc", "tso"],
+    because: "who writes to guest memory in the guest's place marks the page, whether or not the comparison succeeds",
+    without: {
+      "emulated-cmpxchg-not-dirty": {
+        because: "KVM exchanges the word itself: no entry is written through, and the page is in no log",
+      },
+    },
+  },
+  {
+    // The VMM has collected two entries, and one of them is not as it was when the ring is reset.
+    ...onShadow("ring-offset", {
+      dirtyRingSize: 4096,
+      entries: [
+        [TABLE, DATA_PAGE + 1, LOGGED],
+        [TABLE, DATA_PAGE + 2, LOGGED + 1],
+      ],
+      slots: [{ baseGfn: LOGGED, npages: 2, flags: KVM_MEM_LOG_DIRTY_PAGES }],
+      guests: [
+        {
+          warm: [writePage(DATA_PAGE + 1), writePage(DATA_PAGE + 2)],
+          handles: writeFault(DATA_PAGE + 1),
+        },
+      ],
+      threads: { vmm: resetWrapped },
+    }),
+    property: "out-of-bounds",
+    models: ["sc", "tso"],
+    because: "an entry whose frame is not in the slot is left alone, wherever the batch that it begins may end",
+    without: {
+      "dirty-ring-offset-wraps": {
+        because:
+          "the first entry's offset is -1, the second's 0: the batch ends inside the slot, and begins before its reverse maps",
       },
     },
   },

@@ -160,7 +160,9 @@ export interface ShadowSceneOptions {
   /** Somebody changes the guest's tables unseen by KVM: shadow pages may differ from them for good. */
   readonly changesUnseen?: boolean;
   /** Memslots beside the first, each with pages of its own behind those of the one before. */
-  readonly slots?: readonly { readonly baseGfn: number; readonly npages: number }[];
+  readonly slots?: readonly { readonly baseGfn: number; readonly npages: number; readonly flags?: number }[];
+  /** Bytes of each vCPU's dirty ring; 0: writes are logged in bitmaps. */
+  readonly dirtyRingSize?: number;
   /** Frames that the VMM takes away; all others are pinned. */
   readonly unmapped?: readonly number[];
   /** Goes on with the set-up, when the vCPUs have done their part, before one of them enters the guest. */
@@ -202,6 +204,9 @@ export const mapDataDirectly: GuestInstruction = access("write", TABLE * PAGE_SI
 export const replaceTableDirectly: GuestInstruction = access("write", DIRECTORY * PAGE_SIZE, guestEntry(OTHER_TABLE));
 /** It writes an entry that is of no use, of a table in that frame. */
 export const editDirectly = (frame: number): GuestInstruction => access("write", frame * PAGE_SIZE + 8, u64(0, 0));
+/** It adds to the first entry of the table that page `page` is, by a locked instruction. */
+export const addToEntry = (page: number, value: number): GuestInstruction =>
+  instruction({ kind: "access", access: "rmw", gva: (page * PAGE_SIZE) as Gva, size: 8, value: u64(0, value) });
 /** Pages 0, 8 and 16 are mapped; the tables on the way are shadowed. */
 export const touchAll: readonly GuestInstruction[] = [TABLE_PAGE, DATA_PAGE, DIRECTORY_PAGE].map(readPage);
 
@@ -231,13 +236,16 @@ function makeScene(world: World, options: ShadowSceneOptions): ShadowScene {
   const limits = { faultsMax: 2, tableEntriesEnd: ENTRIES_USED };
   const kvm = new Kvm(world, new Kernel(world), mm, { ...LINUX_7_2, ...limits, ...variants });
   kvm.params.npt = false;
+  kvm.dirtyRingSize = options.dirtyRingSize ?? 0;
   const vm = new Vm(kvm, new Interrupts(world, world.tasksMax));
   const slot = kvm.memslots.addDuringSetup({ id: 0, baseGfn: gfn(0), npages: FRAMES, userspaceAddr: BASE, flags });
   kvmPrepareDirtyBitmap(vm, { old: null, new: slot, change: "create" });
   let behind = FRAMES;
-  for (const [i, { baseGfn, npages }] of slots.entries()) {
+  for (const [i, { baseGfn, npages, flags: logging = 0 }] of slots.entries()) {
     const userspaceAddr = shadowHostPage(behind);
-    kvm.memslots.addDuringSetup({ id: i + 1, baseGfn: gfn(baseGfn), npages, userspaceAddr, flags: 0 });
+    const region = { id: i + 1, baseGfn: gfn(baseGfn), npages, userspaceAddr, flags: logging };
+    const made = kvm.memslots.addDuringSetup(region);
+    kvmPrepareDirtyBitmap(vm, { old: null, new: made, change: "create" });
     behind += npages;
   }
   for (const i of guests.keys()) vm.addVcpu(i);

@@ -71,15 +71,21 @@ export function* getUserWords(mm: Mm, addr: Hva, size: 4 | 8, count: number): St
   return words;
 }
 
-/** __try_cmpxchg_user(): the value found, which is the expected one if and only if it was replaced. */
-export function* tryCmpxchgUser(mm: Mm, addr: Hva, size: 4 | 8, expected: U64, replacement: U64): Steps<U64 | null> {
+/** __try_cmpxchg_user(): the value found, which is the expected one if and only if it was replaced. Of less than eight bytes the rest is zero. */
+export function* tryCmpxchgUser(
+  mm: Mm,
+  addr: Hva,
+  size: UserAccessSize,
+  expected: U64,
+  replacement: U64,
+): Steps<U64 | null> {
   const page = yield* usePage(mm, addr, true, false);
   if (page === null) return null;
   const place = placeOf(page, addr);
   const found =
     size === 8
       ? yield* compareExchange(wideCell(mm.world, place), expected, replacement)
-      : u64(0, yield* compareExchange(narrowCell(mm.world, place, 4), expected.lo >>> 0, replacement.lo >>> 0));
+      : u64(0, yield* compareExchange(narrowCell(mm.world, place, size), expected.lo >>> 0, replacement.lo >>> 0));
   yield* unusePage(mm, page);
   return found;
 }

@@ -1,5 +1,5 @@
 /** The shadow MMU, and nested paging without the TDP MMU, behind the interface of the MMU. */
-import type { Steps, U64 } from "../../engine/index.ts";
+import { assertThat, type Steps, type U64 } from "../../engine/index.ts";
 import { type Gfn, PG_LEVEL_2M } from "../../machine/index.ts";
 import type { MmuOps } from "../mmu-ops.ts";
 import { hasBit } from "../tdp-dirty.ts";
@@ -36,8 +36,12 @@ export function shadowOps(shadow: ShadowMmu): MmuOps {
     wrprotSlot: (slot) => wrprotSlotRmaps(shadow, slot),
     recoverHugePages: (slot) => zapCollapsibleRmaps(shadow, slot),
     *wrprotMasked(slot, first, mask) {
+      const index = first - slot.base_gfn.value;
+      const npages = slot.npages.value;
       for (let n = 0; n < 64; n++) {
         if (!hasBit(mask, n)) continue;
+        const isInside = index + n >= 0 && index + n < npages;
+        assertThat(isInside, `rmap[${index + n}] of a memslot of ${npages} pages is written to`, "out-of-bounds");
         yield* rmapWriteProtect(shadow, gfnToRmap(shadow.world, slot, (first + n) as Gfn, 1), false);
       }
     },
