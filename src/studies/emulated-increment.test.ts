@@ -41,7 +41,7 @@ async function outcomes(): Promise<number[]> {
   const { verdict, complete, failures } = await check(scenes("add"), { model: "sc", strategy: "dpor" });
   expect(verdict, failures[0]?.message).toBe("holds");
   expect(complete).toBe(true);
-  return [...seen].sort();
+  return [...seen].sort((a, b) => a - b);
 }
 
 test("an addition that finds the word changed is left for the guest to make again", async () => {
