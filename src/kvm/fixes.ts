@@ -102,6 +102,21 @@ export const FIXES = {
     commit: "ba3a6120a4e7",
     without: "an entry of the TDP MMU is stored plainly, and what was read before counts as its old value",
   },
+  "dirty-log-flush-after-unlock": {
+    bug: "T01",
+    commit: "6dbf79e7164e",
+    without: "write protection looks at W alone: without it nothing is flushed, though who took it has yet to flush",
+  },
+  "sync-drops-spte-without-flush": {
+    bug: "T27",
+    commit: "a4ee1ca4a36e",
+    without: "what is dropped when a page is brought in step is not flushed: the guest does so anyway",
+  },
+  "shadow-entry-from-stale-gpte": {
+    bug: "T28",
+    commit: "f7d9c7b7b902",
+    without: "a fault reads the guest's entries again only where it makes a shadow page, not where there is one",
+  },
   "aging-clobbers-frozen-spte": {
     bug: "T08",
     commit: "3d679b7cb31f",

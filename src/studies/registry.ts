@@ -18,6 +18,7 @@ const BUILT_IN: Readonly<Record<string, () => Promise<StudyModule>>> = {
   "bugs-flush": () => import("./bugs-flush.ts"),
   "bugs-lifetime": () => import("./bugs-lifetime.ts"),
   "bugs-shadow": () => import("./bugs-shadow.ts"),
+  "bugs-translation": () => import("./bugs-translation.ts"),
   "bugs-progress": () => import("./bugs-progress.ts"),
   "dirty-log": () => import("./dirty-log.ts"),
   "gpc-refresh": () => import("./gpc-refresh.ts"),

@@ -54,7 +54,7 @@ const behind = [...touchAll, mapData(NEW)];
 const unmapOld = ({ mm }: ShadowScene) => munmap(mm, shadowHostPage(OLD), shadowHostPage(OLD + 1));
 
 /** The table's own mapping is gone, as for NUMA balancing: writing to it would fault. So there is nothing to write-protect, and flush, when it is read. */
-function* unmapTable({ vm }: ShadowScene): Steps<void> {
+export function* unmapTable({ vm }: ShadowScene): Steps<void> {
   yield* writeLock(vm.kvm.mmuLock);
   yield* vm.ops.unmapGfnRange({ start: gfn(TABLE), end: gfn(TABLE + 1) });
   yield* kvmFlushRemoteTlbs(vm);

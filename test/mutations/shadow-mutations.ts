@@ -94,8 +94,8 @@ export const SHADOW_MUTATIONS: readonly Mutation[] = [
   {
     name: "mmu_sync_children() flushes what it has dropped",
     file: "kvm/shadow/sync.ts",
-    find: "  yield* remoteFlushOrZap(shadow, list, flush);\n  return true;\n",
-    replace: "  yield* remoteFlushOrZap(shadow, list, false);\n  return true;\n",
+    find: 'flush && !shadow.kvm.lacks("sync-drops-spte-without-flush"));\n',
+    replace: 'flush && shadow.kvm.lacks("sync-drops-spte-without-flush"));\n',
     ...sync,
     scenario: "cr3-unmap",
     caught: "isolation",
@@ -132,8 +132,8 @@ export const SHADOW_MUTATIONS: readonly Mutation[] = [
   {
     name: "fetch() reads the guest's entry again once its table has a shadow page",
     file: "kvm/shadow/fetch.ts",
-    find: "if (yield* gpteChanged(vcpu, walk, it.level - 1, reread)) return false;",
-    replace: "yield* gpteChanged(vcpu, walk, it.level - 1, reread);",
+    find: "if (readsAgain && (yield* gpteChanged(vcpu, walk, it.level - 1, reread))) return false;",
+    replace: "if (readsAgain) yield* gpteChanged(vcpu, walk, it.level - 1, reread);",
     ...write,
     scenario: "replace-handled",
     caught: "final",
@@ -276,7 +276,7 @@ export const SHADOW_MUTATIONS: readonly Mutation[] = [
   {
     name: "W for a frame with a shadow page does not come back without mmu_lock",
     file: "kvm/shadow/spte-change.ts",
-    find: "if (!isWritablePte(spte) && !(forShadowing && isMmuWritableSpte(layout, spte))) return false;",
+    find: "if (!isWritablePte(spte) && !(mayBeCached && isMmuWritableSpte(layout, spte))) return false;",
     replace: "if (!isWritablePte(spte)) return false;",
     ...protect,
     scenario: "table",

@@ -116,7 +116,8 @@ function* fetchIndirect(vcpu: Vcpu, shadow: ShadowMmu, { it, walk, fault, reread
     // Nothing out of step may come within reach: the guest need not flush what it never had.
     const isBehind = syncs && sp !== null && sp.unsync_children.value !== 0;
     if (isBehind && !(yield* mmuSyncChildren(vcpu, shadow, sp, false))) return false;
-    if (yield* gpteChanged(vcpu, walk, it.level - 1, reread)) return false;
+    const readsAgain = sp !== null || !shadow.kvm.lacks("shadow-entry-from-stale-gpte");
+    if (readsAgain && (yield* gpteChanged(vcpu, walk, it.level - 1, reread))) return false;
     if (sp !== null) yield* linkShadowPage(shadow, sptep, sp);
     if (fault.write && gfn === fault.gfn) fault.writeFaultToShadowPgtable = true;
     if (!shadowWalkNext(shadow, it, yield* load(sptep))) return false;

@@ -139,12 +139,13 @@ export function* ptePrefetch(vcpu: Vcpu, shadow: ShadowMmu, sptep: Sptep, gptes:
     yield* directPtePrefetch(vcpu, shadow, sptep);
     return;
   }
+  if (gptes === null) return;
   const allowed = roleAccess(shadow.roles, role);
   const first = sptep.addr - 8 * (spteIndex(sptep) & (PTE_PREFETCH_NUM - 1));
   for (let i = 0; i < PTE_PREFETCH_NUM; i++) {
     const each = spteAt(shadow.world, first + 8 * i);
     if (each.addr === sptep.addr || isShadowPresentPte(yield* load(each))) continue;
-    if (!(yield* prefetchGpte(vcpu, shadow, each, gptes?.[i] as U64, allowed))) return;
+    if (!(yield* prefetchGpte(vcpu, shadow, each, gptes[i] as U64, allowed))) return;
   }
 }
 

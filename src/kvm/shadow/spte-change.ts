@@ -148,7 +148,9 @@ export function* kvmZapAllRmapSptes(shadow: ShadowMmu, head: Cell): Steps<boolea
 function* spteWriteProtect(shadow: ShadowMmu, sptep: Sptep, forShadowing: boolean): Steps<boolean> {
   const { layout } = shadow;
   const spte = yield* load(sptep);
-  if (!isWritablePte(spte) && !(forShadowing && isMmuWritableSpte(layout, spte))) return false;
+  // W alone says nothing of TLBs: the log's write protection may have taken it, and not flushed yet.
+  const mayBeCached = forShadowing && !shadow.kvm.lacks("dirty-log-flush-after-unlock");
+  if (!isWritablePte(spte) && !(mayBeCached && isMmuWritableSpte(layout, spte))) return false;
   if (isLargePte(spte) && shadow.kvm.variants.largeProtected === "dropped") {
     yield* dropSpte(shadow, sptep);
     return true;

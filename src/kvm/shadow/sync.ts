@@ -164,7 +164,7 @@ export function* mmuSyncChildren(vcpu: Vcpu, shadow: ShadowMmu, parent: ShadowPa
     }
     yield* yieldWriteLock(shadow.kvm);
   }
-  yield* remoteFlushOrZap(shadow, list, flush);
+  yield* remoteFlushOrZap(shadow, list, flush && !shadow.kvm.lacks("sync-drops-spte-without-flush"));
   return true;
 }
 
