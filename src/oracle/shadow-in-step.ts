@@ -9,6 +9,7 @@
  */
 import { Cell, type U64 } from "../engine/index.ts";
 import { type ShadowPage, spHasGptes, spLevel, spteOf } from "../kvm/shadow/page.ts";
+import { spteAt } from "../kvm/shadow/rmap.ts";
 import type { ShadowMmu } from "../kvm/shadow/shadow-mmu.ts";
 import { isShadowPresentPte, isWritablePte, spteToPfn } from "../kvm/spte.ts";
 import {
@@ -32,7 +33,7 @@ export function inStepProblem(shadow: ShadowMmu): string | null {
     // The host has taken the table away: there is nothing to compare with.
     if (hpa === null) continue;
     for (let i = 0; i < ENTRIES_PER_TABLE; i++) {
-      const spte = spteOf(shadow.world, sp, i).value;
+      const spte = spteAt(shadow.world, spteOf(sp, i)).value;
       if (!isShadowPresentPte(spte)) continue;
       const gpte = new Cell<U64>(shadow.world, hpa + 8 * i, 8, true).peek();
       const problem = entryProblem(shadow, sp, { index: i, spte, gpte });

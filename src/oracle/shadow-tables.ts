@@ -46,19 +46,19 @@ function pageProblem(
   for (let i = 0; i < ENTRIES_PER_TABLE; i++) {
     // Most are empty; the bit is in the lower half.
     if ((heap.read(table + 8 * i, 8) & SPTE_MMU_PRESENT_MASK.lo) === 0) continue;
-    const sptep = spteOf(shadow.world, sp, i);
-    const spte = sptep.value;
+    const sptep = spteOf(sp, i);
+    const spte = spteAt(shadow.world, sptep).value;
     if (!isShadowPresentPte(spte)) continue;
     if (shadow.isObsolete(sp)) return `entry ${i} was made after the page was zapped`;
     if (isLastSpte(spte, spLevel(sp))) {
       const head = headOf(shadow, slots, shadow.pages.gfnOf(sp, i), spLevel(sp));
-      if (head !== null && !rmapEntries(shadow.world, head).includes(sptep.addr))
+      if (head !== null && !rmapEntries(shadow.world, head).includes(sptep))
         return `entry ${i} is not in its reverse map`;
       continue;
     }
     const child = shadow.pages.ofFrame(spteToPfn(spte));
     if (!live.has(child.spt.value)) return `entry ${i} links a page that has been freed`;
-    if (!rmapEntries(shadow.world, child.parent_ptes.value).includes(sptep.addr)) return `entry ${i} is no parent`;
+    if (!rmapEntries(shadow.world, child.parent_ptes.value).includes(sptep)) return `entry ${i} is no parent`;
     const outOfStep = child.unsync.value !== 0 || child.unsync_children.value !== 0;
     const isMarked = ((sp.unsync_child_bitmap(i >>> 5).value >>> (i & 31)) & 1) !== 0;
     if (outOfStep && !(isMarked && sp.unsync_children.value > 0))

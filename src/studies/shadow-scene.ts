@@ -129,8 +129,8 @@ export function* mapAgain(scene: ShadowScene, frame: number): Steps<void> {
     const first = shadow.pages.ofEntry(entry.addr);
     const role = first.role.value - (shadow.bits.write << ROLE_ACCESS_SHIFT);
     const page = yield* getShadowPage(null, shadow, first.gfn.value as Gfn, role);
-    const sptep = spteOf(world, page, frame % 512);
-    yield* mmuSpteSet(sptep, yield* load(entry));
+    const sptep = spteOf(page, frame % 512);
+    yield* mmuSpteSet(world, sptep, yield* load(entry));
     yield* rmapAdd(shadow, shadowSlot(scene), sptep, gfn(frame), shadow.bits.all);
   }
   yield* writeUnlock(vm.kvm.mmuLock);

@@ -20,8 +20,8 @@ export const LARGE_PAGE_MUTATIONS: readonly Mutation[] = [
   {
     name: "a large SPTE in the way of a table is dropped",
     file: "kvm/shadow/fetch.ts",
-    find: "if (!shadow.kvm.variants.largeMakesWay && isShadowPresentPte",
-    replace: "if (shadow.kvm.variants.largeMakesWay && isShadowPresentPte",
+    find: "if (!shadow.kvm.variants.largeMakesWay) {",
+    replace: "if (shadow.kvm.variants.largeMakesWay) {",
     ...linux,
     scenario: "one-write",
     caught: "progress",

@@ -285,11 +285,11 @@ export const SHADOW_MUTATIONS: readonly Mutation[] = [
   {
     name: "a fast page fault exchanges the entry only if it is what it was",
     file: "kvm/shadow/fault.ts",
-    find: 'if (!sameU64(yield* compareExchange(sptep, spte, fixed), spte)) return outcome("retry");',
-    replace: "yield* store(sptep, fixed);",
+    find: 'if (!sameU64(yield* compareExchangeEntry(shadow.world, sptep, spte, fixed), spte)) return outcome("retry");',
+    replace: "yield* storeEntry(shadow.world, sptep, fixed);",
     also: {
-      find: "import { compareExchange, deepCall, load, type Steps,",
-      replace: "import { deepCall, load, store, type Steps,",
+      find: "  compareExchangeEntry,\n",
+      replace: "  storeEntry,\n",
     },
     ...protect,
     scenario: "table",
@@ -298,9 +298,9 @@ export const SHADOW_MUTATIONS: readonly Mutation[] = [
   {
     name: "the log is written after W is there",
     file: "kvm/shadow/fault.ts",
-    find: "  if (!sameU64(yield* compareExchange(sptep, spte, fixed), spte)) return",
+    find: "  if (!sameU64(yield* compareExchangeEntry(shadow.world, sptep, spte, fixed), spte)) return",
     replace:
-      "  if (fault.slot !== null) yield* markPageDirtyInSlot(shadow.kvm, fault.slot, fault.gfn, vcpu.dirtyRing);\n  if (!sameU64(yield* compareExchange(sptep, spte, fixed), spte)) return",
+      "  if (fault.slot !== null) yield* markPageDirtyInSlot(shadow.kvm, fault.slot, fault.gfn, vcpu.dirtyRing);\n  if (!sameU64(yield* compareExchangeEntry(shadow.world, sptep, spte, fixed), spte)) return",
     also: {
       find: "  if (becomesWritable && fault.slot !== null)\n",
       replace: "  if (becomesWritable && fault.slot !== null && fault.gfn < 0)\n",

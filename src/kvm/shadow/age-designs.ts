@@ -23,12 +23,13 @@
 import {
   type Cell,
   clearU64,
-  compareExchange,
-  exchange,
+  compareExchangeEntry,
+  exchangeEntry,
   fetchAnd,
   load,
+  loadEntry,
   type Steps,
-  store,
+  storeEntry,
   type U64,
   u64,
 } from "../../engine/index.ts";
@@ -74,9 +75,8 @@ export function* ageRmap(shadow: ShadowMmu, head: Cell, test: boolean): Steps<bo
   const entries = value === 0 ? NONE : yield* rmapEntriesLockless(world, value);
   if (design.lock === "given-back") yield* rmapUnlock(head, gfnRmaps, value, false);
   let young = false;
-  for (const addr of entries) {
-    const sptep = spteAt(world, addr);
-    const spte = yield* load(sptep);
+  for (const sptep of entries) {
+    const spte = yield* loadEntry(world, sptep);
     if (!isShadowPresentPte(spte) || !isAccessedSpte(shadow.layout, spte)) continue;
     if (design.rechecks && (yield* load(head)) !== value) continue;
     young = true;
@@ -95,13 +95,13 @@ const ALL_BITS = u64(0xffffffff, 0xffffffff);
 function* ageSpte(shadow: ShadowMmu, { rechecks, withoutAd }: Design, sptep: Sptep, spte: U64): Steps<void> {
   const { layout } = shadow;
   if (spteAdEnabled(layout, spte)) {
-    if (rechecks) yield* compareExchange(sptep, spte, clearU64(spte, layout.accessed));
-    else yield* fetchAnd(sptep, clearU64(ALL_BITS, layout.accessed));
+    if (rechecks) yield* compareExchangeEntry(shadow.world, sptep, spte, clearU64(spte, layout.accessed));
+    else yield* fetchAnd(spteAt(shadow.world, sptep), clearU64(ALL_BITS, layout.accessed));
     return;
   }
   if (withoutAd === "leave") return;
   const aged = markSpteForAccessTrack(layout, spte);
-  if (withoutAd === "compare-exchange") yield* compareExchange(sptep, spte, aged);
-  else if (withoutAd === "update" && spteHasVolatileBits(layout, spte)) yield* exchange(sptep, aged);
-  else yield* store(sptep, aged);
+  if (withoutAd === "compare-exchange") yield* compareExchangeEntry(shadow.world, sptep, spte, aged);
+  else if (withoutAd === "update" && spteHasVolatileBits(layout, spte)) yield* exchangeEntry(shadow.world, sptep, aged);
+  else yield* storeEntry(shadow.world, sptep, aged);
 }

@@ -10,7 +10,15 @@
  *
  * Stands for these functions and fast_page_fault() of 6.12 and 7.2.
  */
-import { compareExchange, deepCall, load, type Steps, sameU64, type U64, U64_ZERO } from "../../engine/index.ts";
+import {
+  compareExchangeEntry,
+  deepCall,
+  loadEntry,
+  type Steps,
+  sameU64,
+  type U64,
+  U64_ZERO,
+} from "../../engine/index.ts";
 import { putPage, writeLock, writeUnlock } from "../../kernel/index.ts";
 import { type Gva, PFERR_PRESENT, PFERR_RSVD, PFERR_WRITE } from "../../machine/index.ts";
 import { markPageDirtyInSlot } from "../dirty-log.ts";
@@ -26,6 +34,7 @@ import { directMap, type FetchTarget, fetch } from "./fetch.ts";
 import { isObsoleteShadowRoot } from "./roots.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 import { kvmGfnIsWriteTracked } from "./slot-arch.ts";
+import type { Sptep } from "./spte-change.ts";
 import {
   lastEntryLockless,
   shadowPageTableClearFlood,
@@ -112,7 +121,8 @@ const FAST_PF_RETRIES_MAX = 4;
 
 interface FastOutcome {
   readonly result: RetPf;
-  readonly sptep: { readonly addr: number } | null;
+  /** 0: no entry was looked at. */
+  readonly sptep: Sptep;
   readonly oldSpte: U64;
   readonly newSpte: U64;
 }
@@ -131,7 +141,7 @@ function* shadowFastPageFault(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault
     vcpu: vcpu.id,
     address: fault.addr,
     errorCode: fault.errorCode,
-    sptep: outcome.sptep?.addr ?? 0,
+    sptep: outcome.sptep,
     oldSpte: outcome.oldSpte,
     newSpte: outcome.newSpte,
     spurious: result === "spurious",
@@ -145,14 +155,14 @@ function* shadowFastPageFault(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault
 function* tryShadowFastPageFault(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault): Steps<FastOutcome> {
   const { layout } = shadow;
   const last = yield* lastEntryLockless(vcpu, shadow, fault.addr);
-  if (last === null) return { result: "invalid", sptep: null, oldSpte: U64_ZERO, newSpte: U64_ZERO };
+  if (last === null) return { result: "invalid", sptep: 0, oldSpte: U64_ZERO, newSpte: U64_ZERO };
   const { sptep, spte, level } = last;
   const outcome = (result: RetPf, newSpte = spte): FastOutcome => ({ result, sptep, oldSpte: spte, newSpte });
   const fixed = fastFixedSpte(layout, fault, spte, level, shadow.kvm.variants.fastFixesLarge);
   if (typeof fixed === "string") return outcome(fixed);
-  if (!sameU64(yield* compareExchange(sptep, spte, fixed), spte)) return outcome("retry");
+  if (!sameU64(yield* compareExchangeEntry(shadow.world, sptep, spte, fixed), spte)) return outcome("retry");
   const becomesWritable = isWritablePte(fixed) && !isWritablePte(spte);
   if (becomesWritable && fault.slot !== null)
     yield* markPageDirtyInSlot(shadow.kvm, fault.slot, fault.gfn, vcpu.dirtyRing);
-  return outcome("fixed", yield* load(sptep));
+  return outcome("fixed", yield* loadEntry(shadow.world, sptep));
 }

@@ -13,7 +13,7 @@
  * Protecting the table first and reading its entry second is what makes the result true: a store that comes before the protection is seen by the
  * reading, one that comes after faults. Stands for FNAME(fetch), FNAME(gpte_changed), direct_map() of 6.12 and 7.2.
  */
-import { load, type Steps, sameU64, store, type U64 } from "../../engine/index.ts";
+import { loadEntry, type Steps, sameU64, store, type U64 } from "../../engine/index.ts";
 import {
   alignToLevel,
   type Gpa,
@@ -32,6 +32,7 @@ import type { Vcpu } from "../vcpu.ts";
 import { getChildSp, linkShadowPage } from "./get-page.ts";
 import { adjustBeforeTables, refuseTooLarge } from "./large-designs.ts";
 import { accountShadowNxHugePage } from "./nx-pages.ts";
+import { spteAt } from "./rmap.ts";
 import { mmuSetSpte, PTE_PREFETCH_NUM, ptePrefetch, validateDirectSpte } from "./set-spte.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 import { mmuSyncChildren } from "./sync.ts";
@@ -120,7 +121,7 @@ function* fetchIndirect(vcpu: Vcpu, shadow: ShadowMmu, { it, walk, fault, reread
     if (readsAgain && (yield* gpteChanged(vcpu, walk, it.level - 1, reread))) return false;
     if (sp !== null) yield* linkShadowPage(shadow, sptep, sp);
     if (fault.write && gfn === fault.gfn) fault.writeFaultToShadowPgtable = true;
-    if (!shadowWalkNext(shadow, it, yield* load(sptep))) return false;
+    if (!shadowWalkNext(shadow, it, yield* loadEntry(shadow.world, sptep))) return false;
   }
 }
 
@@ -128,7 +129,7 @@ function* fetchIndirect(vcpu: Vcpu, shadow: ShadowMmu, { it, walk, fault, reread
 function* fetchDirect(shadow: ShadowMmu, it: ShadowWalk, fault: KvmPageFault, access: number): Steps<void> {
   for (;;) {
     const { sptep, level } = it;
-    adjustDisallowedHugepage(shadow, fault, yield* load(sptep), level);
+    adjustDisallowedHugepage(shadow, fault, yield* loadEntry(shadow.world, sptep), level);
     if (level === fault.goalLevel) return;
     yield* validateDirectSpte(shadow, sptep, access);
     const gfn = alignToLevel(fault.gfn, level);
@@ -137,7 +138,7 @@ function* fetchDirect(shadow: ShadowMmu, it: ShadowWalk, fault: KvmPageFault, ac
       yield* linkShadowPage(shadow, sptep, sp);
       if (fault.hugePageDisallowed) accountShadowNxHugePage(shadow, sp, fault.reqLevel >= level);
     }
-    shadowWalkNext(shadow, it, yield* load(sptep));
+    shadowWalkNext(shadow, it, yield* loadEntry(shadow.world, sptep));
   }
 }
 
@@ -181,17 +182,19 @@ export function* directMap(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault): 
   if (it === null) return "retry";
   for (;;) {
     const { sptep, level } = it;
-    adjustDisallowedHugepage(shadow, fault, yield* load(sptep), level);
+    adjustDisallowedHugepage(shadow, fault, yield* loadEntry(shadow.world, sptep), level);
     if (level === fault.goalLevel) break;
     const gfn = alignToLevel(fault.gfn, level);
-    if (!shadow.kvm.variants.largeMakesWay && isShadowPresentPte(sptep.value) && isLargePte(sptep.value))
-      return "retry";
+    if (!shadow.kvm.variants.largeMakesWay) {
+      const spte = spteAt(shadow.world, sptep).value;
+      if (isShadowPresentPte(spte) && isLargePte(spte)) return "retry";
+    }
     const sp = yield* getChildSp(null, shadow, { sptep, gfn, direct: true, access });
     if (sp !== null) {
       yield* linkShadowPage(shadow, sptep, sp);
       if (fault.hugePageDisallowed) accountShadowNxHugePage(shadow, sp, fault.reqLevel >= level);
     }
-    shadowWalkNext(shadow, it, yield* load(sptep));
+    shadowWalkNext(shadow, it, yield* loadEntry(shadow.world, sptep));
   }
   const result = yield* setTarget(vcpu, shadow, it, fault, access);
   if (result === "spurious") return result;

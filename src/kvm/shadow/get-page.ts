@@ -8,7 +8,7 @@
  *
  * Stands for kvm_mmu_find_shadow_page(), kvm_mmu_alloc_shadow_page(), kvm_mmu_get_child_sp(), link_shadow_page() of 6.12 and 7.2.
  */
-import { load, type Steps } from "../../engine/index.ts";
+import { loadEntry, type Steps } from "../../engine/index.ts";
 import { type Gfn, PG_LEVEL_4K } from "../../machine/index.ts";
 import { childRoleOf } from "../cpu-role.ts";
 import { kvmFlushRemoteTlbs } from "../requests.ts";
@@ -96,9 +96,9 @@ export interface ChildRequest {
  */
 export function* getChildSp(vcpu: Vcpu | null, shadow: ShadowMmu, request: ChildRequest): Steps<ShadowPage | null> {
   const { sptep, gfn, direct, access } = request;
-  const parent = shadow.pages.ofEntry(sptep.addr);
+  const parent = shadow.pages.ofEntry(sptep);
   const role = childRoleOf(shadow.roles, parent.role.value, { direct, access, index: spteIndex(sptep) });
-  const spte = yield* load(sptep);
+  const spte = yield* loadEntry(shadow.world, sptep);
   if (isShadowPresentPte(spte) && !isLargePte(spte)) {
     const { kvm } = shadow;
     if (kvm.lacks("direct-page-reused-for-other-gfn") || kvm.lacks("inherited-permissions")) return null;
@@ -110,13 +110,13 @@ export function* getChildSp(vcpu: Vcpu | null, shadow: ShadowMmu, request: Child
 
 /** link_shadow_page(). What the entry was before goes first, from the TLBs too. */
 export function* linkShadowPage(shadow: ShadowMmu, sptep: Sptep, sp: ShadowPage, flush = true): Steps<void> {
-  const old = yield* load(sptep);
+  const old = yield* loadEntry(shadow.world, sptep);
   if (isShadowPresentPte(old)) {
-    yield* mmuPageZapPte(shadow, shadow.pages.ofEntry(sptep.addr), sptep);
+    yield* mmuPageZapPte(shadow, shadow.pages.ofEntry(sptep), sptep);
     if (flush) yield* kvmFlushRemoteTlbs(shadow.vm);
   }
-  yield* mmuSpteSet(sptep, makeNonleafSpte(shadow.layout, spteFrame(sp)));
-  yield* pteListAdd(shadow.world, sp.parent_ptes, shadow.parentRmaps, sptep.addr);
+  yield* mmuSpteSet(shadow.world, sptep, makeNonleafSpte(shadow.layout, spteFrame(sp)));
+  yield* pteListAdd(shadow.world, sp.parent_ptes, shadow.parentRmaps, sptep);
   if (sp.unsync.value !== 0 || sp.unsync_children.value !== 0) yield* markUnsync(shadow, sptep);
 }
 

@@ -4,7 +4,7 @@
  * Where the way to it, in the root in use and in those that are kept, goes through an unsync page, the one entry is brought in step. Stands for
  * kvm_mmu_invalidate_addr(), kvm_mmu_invlpg() of 6.12 and 7.2.
  */
-import { load, type Steps } from "../../engine/index.ts";
+import { loadEntry, type Steps } from "../../engine/index.ts";
 import { writeLock, writeUnlock } from "../../kernel/index.ts";
 import type { Gva } from "../../machine/index.ts";
 import { kvmFlushRemoteTlbs } from "../requests.ts";
@@ -43,7 +43,7 @@ function* invalidateInRoot(vcpu: Vcpu, shadow: ShadowMmu, addr: Gva, root: numbe
       if (synced !== "same") yield* kvmFlushRemoteTlbs(shadow.vm);
     }
     if (sp.unsync_children.value === 0) break;
-    goesOn = shadowWalkNext(shadow, walk, yield* load(sptep));
+    goesOn = shadowWalkNext(shadow, walk, yield* loadEntry(shadow.world, sptep));
   }
   yield* writeUnlock(shadow.kvm.mmuLock);
 }

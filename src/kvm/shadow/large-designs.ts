@@ -11,7 +11,7 @@
  * Stands for has_wrprotected_page() in set_spte(), FNAME(is_self_change_mapping) of 3.8 to 6.1. Source: LKML, X. Guangrong, 2012-11-05, "KVM: MMU: lazily drop
  * large spte", and what came of it.
  */
-import { load, type Steps } from "../../engine/index.ts";
+import { loadEntry, type Steps } from "../../engine/index.ts";
 import { alignToLevel, type Gfn, PG_LEVEL_4K, pagesPerLevel } from "../../machine/index.ts";
 import type { GuestWalk } from "../guest-walk.ts";
 import { kvmMmuHugepageAdjust } from "../huge-page.ts";
@@ -47,6 +47,6 @@ export function* refuseTooLarge(shadow: ShadowMmu, fault: KvmPageFault, sptep: S
   const { slot, goalLevel } = fault;
   if (slot === null || shadow.kvm.variants.largeProtected === "read-only") return null;
   if (!isTooLarge(shadow, slot, alignToLevel(fault.gfn, goalLevel), goalLevel)) return null;
-  if (isShadowPresentPte(yield* load(sptep))) yield* dropSpte(shadow, sptep);
+  if (isShadowPresentPte(yield* loadEntry(shadow.world, sptep))) yield* dropSpte(shadow, sptep);
   return fault.write ? "write-protected" : "retry";
 }

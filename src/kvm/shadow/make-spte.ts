@@ -4,7 +4,7 @@
  * A frame that has a shadow page of its own is not mapped writable: an upper table never, a last-level table only once its pages are unsync. Stands
  * for make_spte(), mark_mmio_spte() of 6.12 and 7.2.
  */
-import { load, type Steps, store, type U64 } from "../../engine/index.ts";
+import { load, type Steps, storeEntry, type U64 } from "../../engine/index.ts";
 import type { Gfn, Pfn } from "../../machine/index.ts";
 import { markPageDirtyInSlot } from "../dirty-log.ts";
 import { type KvmMemorySlot, kvmMemslots } from "../memslots.ts";
@@ -75,10 +75,10 @@ export function* markShadowMmioSpte(shadow: ShadowMmu, sptep: Sptep, gfn: Gfn, a
   const spte = makeMmioSpte(shadow.layout, gfn, access, generation);
   shadow.emit({
     name: "mark_mmio_spte",
-    sptep: sptep.addr,
+    sptep: sptep,
     gfn,
     access: spte.lo & 7,
     gen: mmioGenerationOf(kernel, generation),
   });
-  yield* store(sptep, spte);
+  yield* storeEntry(shadow.world, sptep, spte);
 }

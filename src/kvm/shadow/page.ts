@@ -14,13 +14,11 @@ import {
   arrayOf,
   Cell,
   cell,
-  entryCell,
   ptr,
   retire,
   revive,
   type Steps,
   Struct,
-  type U64,
   UsageError,
   u32,
   u53,
@@ -268,14 +266,14 @@ export function spHpa(sp: ShadowPage): Hpa {
   return sp.spt.value as Hpa;
 }
 
-/** An entry of the page, by index. */
-export function spteOf(world: World, sp: ShadowPage, index: number): Cell<U64> {
-  return entryCell(world, sp.spt.value, index);
+/** Address of an entry of the page. */
+export function spteOf(sp: ShadowPage, index: number): number {
+  return sp.spt.value + 8 * index;
 }
 
 /** spte_index() */
-export function spteIndex(sptep: Cell<U64>): number {
-  return offsetInPage(sptep.addr) >>> 3;
+export function spteIndex(sptep: number): number {
+  return offsetInPage(sptep) >>> 3;
 }
 
 /** sp_has_gptes(): it shadows a table, so writes to that table matter. */

@@ -18,7 +18,7 @@ import { kvmFlushRemoteTlbs } from "../requests.ts";
 import { roleIsDirect } from "../role.ts";
 import { ageRmap } from "./age-designs.ts";
 import { spLevel } from "./page.ts";
-import { rmapEntries, spteAt } from "./rmap.ts";
+import { rmapEntries } from "./rmap.ts";
 import { headsIn } from "./rmap-heads.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 import { dropSpte, kvmZapAllRmapSptes, rmapWriteProtect } from "./spte-change.ts";
@@ -79,7 +79,7 @@ export function* zapCollapsibleRmaps(shadow: ShadowMmu, slot: KvmMemorySlot): St
       if (!roleIsDirect(sp.role.value)) continue;
       const largest = yield* kvmMmuMaxMappingLevel(shadow.kvm, slot, sp.gfn.value as Gfn);
       if (spLevel(sp) >= largest) continue;
-      yield* dropSpte(shadow, spteAt(shadow.world, addr));
+      yield* dropSpte(shadow, addr);
       flush = true;
     }
   }

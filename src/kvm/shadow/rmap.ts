@@ -193,6 +193,7 @@ export function* rmapTakeAll(world: World, head: Cell, options: RmapOptions): St
   return found;
 }
 
+/** The entry at an address as a cell: for oracles and studies, and where an operation is not one of those that take an address. */
 export function spteAt(world: World, addr: number): Cell<U64> {
   return new Cell<U64>(world, addr, 8, true);
 }

@@ -8,7 +8,7 @@
  *
  * Stands for these functions and validate_direct_spte() of 6.12 and 7.2.
  */
-import { deepCall, load, type Steps, sameU64, type U64 } from "../../engine/index.ts";
+import { deepCall, load, loadEntry, type Steps, sameU64, type U64 } from "../../engine/index.ts";
 import { getUserPageFast, putPage } from "../../kernel/index.ts";
 import { type Gfn, guestEntryFrame, type Pfn, PG_LEVEL_4K, gfn as toGfn } from "../../machine/index.ts";
 import { gpteAccess } from "../cpu-role.ts";
@@ -28,7 +28,6 @@ import { isLargePte, isLastSpte, isShadowPresentPte, spteToPfn } from "../spte.t
 import type { Vcpu } from "../vcpu.ts";
 import { makeShadowSpte, markShadowMmioSpte } from "./make-spte.ts";
 import { type ShadowPage, spLevel, spteIndex, spteOf } from "./page.ts";
-import { spteAt } from "./rmap.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 import { dropSpte, mmuSpteUpdate, rmapAdd, type Sptep } from "./spte-change.ts";
 import { prefetchInvalidGpte } from "./sync.ts";
@@ -54,9 +53,9 @@ export interface SetSpteRequest {
 /** mmu_set_spte() */
 export function* mmuSetSpte(vcpu: Vcpu, shadow: ShadowMmu, request: SetSpteRequest): Steps<RetPf> {
   const { sptep, gfn, pfn, access, slot, prefetch, hostWritable } = request;
-  const sp = shadow.pages.ofEntry(sptep.addr);
+  const sp = shadow.pages.ofEntry(sptep);
   const level = spLevel(sp);
-  let old = yield* load(sptep);
+  let old = yield* loadEntry(shadow.world, sptep);
   let wasRmapped = false;
   let flush = false;
   const isMmio = pfn === KVM_PFN_NOSLOT || slot === null;
@@ -74,7 +73,7 @@ export function* mmuSetSpte(vcpu: Vcpu, shadow: ShadowMmu, request: SetSpteReque
     } else {
       wasRmapped = true;
     }
-    old = yield* load(sptep);
+    old = yield* loadEntry(shadow.world, sptep);
   }
   if (isMmio) {
     vcpu.count("pf_mmio_spte_created");
@@ -102,7 +101,7 @@ export function* mmuSetSpte(vcpu: Vcpu, shadow: ShadowMmu, request: SetSpteReque
     if (yield* mmuSpteUpdate(shadow, sptep, made.spte)) flush = true;
     // The tracepoint itself looks at the entry again.
     if (shadow.world.tracepoints)
-      shadow.emit({ name: "kvm_mmu_set_spte", gfn, spte: yield* load(sptep), level, at: sptep.addr });
+      shadow.emit({ name: "kvm_mmu_set_spte", gfn, spte: yield* loadEntry(shadow.world, sptep), level, at: sptep });
   }
   if (unmarked !== null) for (const each of unmarked) yield* kvmUnsyncPage(shadow, each);
   if (made.wrprot && request.write) result = "write-protected";
@@ -116,7 +115,7 @@ export function* mmuSetSpte(vcpu: Vcpu, shadow: ShadowMmu, request: SetSpteReque
 
 /** validate_direct_spte(): a table of the same frames with other rights stands there. It goes, from the TLBs too. */
 export function* validateDirectSpte(shadow: ShadowMmu, sptep: Sptep, access: number): Steps<void> {
-  const spte = yield* load(sptep);
+  const spte = yield* loadEntry(shadow.world, sptep);
   if (!isShadowPresentPte(spte) || isLargePte(spte)) return;
   const child = shadow.pages.ofFrame(spteToPfn(spte));
   if (roleAccess(shadow.roles, child.role.value) === access) return;
@@ -133,7 +132,7 @@ export function* validateDirectSpte(shadow: ShadowMmu, sptep: Sptep, access: num
 export function* ptePrefetch(vcpu: Vcpu, shadow: ShadowMmu, sptep: Sptep, gptes: readonly U64[] | null): Steps<void> {
   // An address that is being invalidated must not be mapped; which, nobody asks here.
   if ((yield* load(shadow.kvm.mmuInvalidateInProgress)) !== 0) return;
-  const role = shadow.pages.ofEntry(sptep.addr).role.value;
+  const role = shadow.pages.ofEntry(sptep).role.value;
   if (roleLevel(role) > PG_LEVEL_4K) return;
   if (roleIsDirect(role)) {
     yield* directPtePrefetch(vcpu, shadow, sptep);
@@ -141,10 +140,10 @@ export function* ptePrefetch(vcpu: Vcpu, shadow: ShadowMmu, sptep: Sptep, gptes:
   }
   if (gptes === null) return;
   const allowed = roleAccess(shadow.roles, role);
-  const first = sptep.addr - 8 * (spteIndex(sptep) & (PTE_PREFETCH_NUM - 1));
+  const first = sptep - 8 * (spteIndex(sptep) & (PTE_PREFETCH_NUM - 1));
   for (let i = 0; i < PTE_PREFETCH_NUM; i++) {
-    const each = spteAt(shadow.world, first + 8 * i);
-    if (each.addr === sptep.addr || isShadowPresentPte(yield* load(each))) continue;
+    const each = first + 8 * i;
+    if (each === sptep || isShadowPresentPte(yield* loadEntry(shadow.world, each))) continue;
     if (!(yield* prefetchGpte(vcpu, shadow, each, gptes[i] as U64, allowed))) return;
   }
 }
@@ -160,20 +159,20 @@ function* prefetchGpte(vcpu: Vcpu, shadow: ShadowMmu, sptep: Sptep, gpte: U64, a
 
 /** direct_pte_prefetch(), __direct_pte_prefetch() */
 function* directPtePrefetch(vcpu: Vcpu, shadow: ShadowMmu, sptep: Sptep): Steps<void> {
-  const sp = shadow.pages.ofEntry(sptep.addr);
+  const sp = shadow.pages.ofEntry(sptep);
   const access = roleAccess(shadow.roles, sp.role.value);
   const first = spteIndex(sptep) - (spteIndex(sptep) % PTE_PREFETCH_NUM);
   let start: number | null = null;
   for (let i = first; i <= first + PTE_PREFETCH_NUM; i++) {
     const atEnd = i === first + PTE_PREFETCH_NUM;
-    const each = spteOf(shadow.world, sp, Math.min(i, first + PTE_PREFETCH_NUM - 1));
-    const isTaken = atEnd || each.addr === sptep.addr || isShadowPresentPte(yield* load(each));
+    const each = spteOf(sp, Math.min(i, first + PTE_PREFETCH_NUM - 1));
+    const isTaken = atEnd || each === sptep || isShadowPresentPte(yield* loadEntry(shadow.world, each));
     if (!isTaken) {
       start ??= i;
       continue;
     }
     if (start === null) continue;
-    const [from, gfn] = [spteOf(shadow.world, sp, start), shadow.pages.gfnOf(sp, start)];
+    const [from, gfn] = [spteOf(sp, start), shadow.pages.gfnOf(sp, start)];
     const filled: number = yield* deepCall(shadow.world, prefetchSptes(vcpu, shadow, from, gfn, i - start, access));
     if (filled === 0) return;
     start = null;
@@ -205,7 +204,7 @@ function* prefetchSptes(
     found.push(page.pfn);
   }
   for (let i = 0; i < found.length; i++) {
-    const sptep = spteAt(shadow.world, first.addr + 8 * i);
+    const sptep = first + 8 * i;
     const gfn = toGfn(frame + i);
     const pfn = found[i] as Pfn;
     yield* mmuSetSpte(vcpu, shadow, {

@@ -13,12 +13,14 @@ import {
   assertThat,
   type Cell,
   clearU64,
-  exchange,
+  exchangeEntry,
   load,
+  loadEntry,
   type Steps,
-  store,
+  storeEntry,
   type U64,
   u64,
+  type World,
 } from "../../engine/index.ts";
 import { type Gfn, PT_WRITABLE_MASK } from "../../machine/index.ts";
 import { gfnToMemslot, type KvmMemorySlot } from "../memslots.ts";
@@ -34,33 +36,35 @@ import {
   spteHasVolatileBits,
 } from "../spte.ts";
 import { spLevel, spteIndex } from "./page.ts";
-import { pteListAdd, pteListRemove, rmapEntries, rmapTakeAll, spteAt } from "./rmap.ts";
+import { pteListAdd, pteListRemove, rmapEntries, rmapTakeAll } from "./rmap.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 import { gfnToRmap } from "./slot-arch.ts";
 
-export type Sptep = Cell<U64>;
+/** Address of an entry of a shadow page. */
+export type Sptep = number;
 
 /** mmu_spte_set(): over an entry that is not present. */
-export function* mmuSpteSet(sptep: Sptep, spte: U64): Steps<void> {
-  yield* store(sptep, spte);
+export function* mmuSpteSet(world: World, sptep: Sptep, spte: U64): Steps<void> {
+  yield* storeEntry(world, sptep, spte);
 }
 
 /** mmu_spte_clear_no_track(): of an entry that links a table, or is no mapping. */
 export function* mmuSpteClearNoTrack(shadow: ShadowMmu, sptep: Sptep): Steps<void> {
-  yield* store(sptep, shadow.layout.nonPresent);
+  yield* storeEntry(shadow.world, sptep, shadow.layout.nonPresent);
 }
 
 /** mmu_spte_update(): true when TLBs may still allow what the entry no longer does. */
 export function* mmuSpteUpdate(shadow: ShadowMmu, sptep: Sptep, newSpte: U64): Steps<boolean> {
   const { layout } = shadow;
-  let oldSpte = yield* load(sptep);
+  let oldSpte = yield* loadEntry(shadow.world, sptep);
   checkSpteWritableInvariants(layout, newSpte);
   if (!isShadowPresentPte(oldSpte)) {
-    yield* mmuSpteSet(sptep, newSpte);
+    yield* mmuSpteSet(shadow.world, sptep, newSpte);
     return false;
   }
-  if (spteHasVolatileBits(layout, oldSpte, shadow.adDisabledVolatile)) oldSpte = yield* exchange(sptep, newSpte);
-  else yield* store(sptep, newSpte);
+  if (spteHasVolatileBits(layout, oldSpte, shadow.adDisabledVolatile))
+    oldSpte = yield* exchangeEntry(shadow.world, sptep, newSpte);
+  else yield* storeEntry(shadow.world, sptep, newSpte);
   assertThat(sameFrame(oldSpte, newSpte), "a present leaf SPTE changes its frame", "spte-frame-change");
   if (shadow.kernel === "7.2") return isMmuWritableSpte(layout, oldSpte) && !isMmuWritableSpte(layout, newSpte);
   // 6.12 also flushes when A or D is lost, so that the host's idea of the page is not older than the TLB's.
@@ -81,11 +85,11 @@ function sameFrame(a: U64, b: U64): boolean {
 /** mmu_spte_clear_track_bits(): the value that was there. */
 function* mmuSpteClearTrackBits(shadow: ShadowMmu, sptep: Sptep): Steps<U64> {
   const { layout } = shadow;
-  let old = yield* load(sptep);
+  let old = yield* loadEntry(shadow.world, sptep);
   const isVolatile = isShadowPresentPte(old) && spteHasVolatileBits(layout, old, shadow.adDisabledVolatile);
-  if (isVolatile) old = yield* exchange(sptep, layout.nonPresent);
-  else yield* store(sptep, layout.nonPresent);
-  if (isShadowPresentPte(old)) shadow.countPages(spLevel(shadow.pages.ofEntry(sptep.addr)), -1);
+  if (isVolatile) old = yield* exchangeEntry(shadow.world, sptep, layout.nonPresent);
+  else yield* storeEntry(shadow.world, sptep, layout.nonPresent);
+  if (isShadowPresentPte(old)) shadow.countPages(spLevel(shadow.pages.ofEntry(sptep)), -1);
   return old;
 }
 
@@ -99,7 +103,7 @@ export function* dropSpte(shadow: ShadowMmu, sptep: Sptep): Steps<void> {
 
 /** What a leaf is in the reverse maps: the head of its frame and size; null when its slot is gone. */
 function* rmapOf(shadow: ShadowMmu, sptep: Sptep): Steps<{ slot: KvmMemorySlot; head: Cell } | null> {
-  const sp = shadow.pages.ofEntry(sptep.addr);
+  const sp = shadow.pages.ofEntry(sptep);
   const gfn = shadow.pages.gfnOf(sp, spteIndex(sptep));
   const slot = yield* gfnToMemslot(shadow.kvm.memslots, gfn);
   return slot === null ? null : { slot, head: gfnToRmap(shadow.world, slot, gfn, spLevel(sp)) };
@@ -109,7 +113,7 @@ function* rmapOf(shadow: ShadowMmu, sptep: Sptep): Steps<{ slot: KvmMemorySlot; 
 function* rmapRemove(shadow: ShadowMmu, sptep: Sptep): Steps<void> {
   const found = yield* rmapOf(shadow, sptep);
   assertThat(found !== null, "an SPTE maps a frame of no memslot", "rmap-consistent");
-  yield* pteListRemove(shadow.world, found.head, shadow.gfnRmaps, sptep.addr);
+  yield* pteListRemove(shadow.world, found.head, shadow.gfnRmaps, sptep);
 }
 
 /** RMAP_RECYCLE_THRESHOLD */
@@ -117,12 +121,12 @@ const RMAP_RECYCLE_THRESHOLD = 1000;
 
 /** rmap_add(): a frame that is mapped all too often loses all of its mappings. */
 export function* rmapAdd(shadow: ShadowMmu, slot: KvmMemorySlot, sptep: Sptep, gfn: Gfn, access: number): Steps<void> {
-  const sp = shadow.pages.ofEntry(sptep.addr);
+  const sp = shadow.pages.ofEntry(sptep);
   const level = spLevel(sp);
   shadow.pages.setTranslation(sp, spteIndex(sptep), gfn, access);
   shadow.countPages(level, 1);
   const head = gfnToRmap(shadow.world, slot, gfn, level);
-  const count = yield* pteListAdd(shadow.world, head, shadow.gfnRmaps, sptep.addr);
+  const count = yield* pteListAdd(shadow.world, head, shadow.gfnRmaps, sptep);
   shadow.countMax("max_mmu_rmap_size", shadow.maxRmapSize, count);
   if (count <= RMAP_RECYCLE_THRESHOLD) return;
   yield* kvmZapAllRmapSptes(shadow, head);
@@ -134,7 +138,7 @@ export function* kvmZapAllRmapSptes(shadow: ShadowMmu, head: Cell): Steps<boolea
   const value = yield* load(head);
   if (value === 0) return false;
   const sptes = rmapEntries(shadow.world, value);
-  for (const addr of sptes) yield* mmuSpteClearTrackBits(shadow, spteAt(shadow.world, addr));
+  for (const addr of sptes) yield* mmuSpteClearTrackBits(shadow, addr);
   yield* rmapTakeAll(shadow.world, head, shadow.gfnRmaps);
   return true;
 }
@@ -147,7 +151,7 @@ export function* kvmZapAllRmapSptes(shadow: ShadowMmu, head: Cell): Steps<boolea
  */
 function* spteWriteProtect(shadow: ShadowMmu, sptep: Sptep, forShadowing: boolean): Steps<boolean> {
   const { layout } = shadow;
-  const spte = yield* load(sptep);
+  const spte = yield* loadEntry(shadow.world, sptep);
   // W alone says nothing of TLBs: the log's write protection may have taken it, and not flushed yet.
   const mayBeCached = forShadowing && !shadow.kvm.lacks("dirty-log-flush-after-unlock");
   if (!isWritablePte(spte) && !(mayBeCached && isMmuWritableSpte(layout, spte))) return false;
@@ -165,7 +169,7 @@ function* spteWriteProtect(shadow: ShadowMmu, sptep: Sptep, forShadowing: boolea
 export function* rmapWriteProtect(shadow: ShadowMmu, head: Cell, forShadowing: boolean): Steps<boolean> {
   let flush = false;
   for (const addr of rmapEntries(shadow.world, yield* load(head))) {
-    if (yield* spteWriteProtect(shadow, spteAt(shadow.world, addr), forShadowing)) flush = true;
+    if (yield* spteWriteProtect(shadow, addr, forShadowing)) flush = true;
   }
   return flush;
 }

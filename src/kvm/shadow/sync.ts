@@ -9,7 +9,7 @@
  * Write protection comes before the reading: what the guest writes after that faults. Stands for FNAME(sync_spte), __kvm_sync_page(),
  * mmu_sync_children(), kvm_mmu_sync_roots(), is_unsync_root() of 6.12 and 7.2.
  */
-import { load, type Steps, sameU64, type U64 } from "../../engine/index.ts";
+import { load, loadEntry, type Steps, sameU64, type U64 } from "../../engine/index.ts";
 import { writeLock, writeUnlock } from "../../kernel/index.ts";
 import {
   ENTRIES_PER_TABLE,
@@ -61,7 +61,7 @@ export function* prefetchInvalidGpte(vcpu: Vcpu, shadow: ShadowMmu, sptep: Sptep
 /** FNAME(sync_spte) */
 function* syncSpte(vcpu: Vcpu, shadow: ShadowMmu, sp: ShadowPage, index: number): Steps<SyncResult> {
   const { mode } = vcpu.guest;
-  const sptep = spteOf(shadow.world, sp, index);
+  const sptep = spteOf(sp, index);
   const gpteGpa = (level1SpGpa(vcpu, sp) + index * guestEntrySize(mode)) as Gpa;
   const gpte = yield* readGuestAtomic(vcpu, gpteGpa, guestEntrySize(mode));
   if (gpte === null) return "failed";
@@ -69,7 +69,7 @@ function* syncSpte(vcpu: Vcpu, shadow: ShadowMmu, sp: ShadowPage, index: number)
   const frame = toGfn(guestEntryFrame(mode, gpte, PG_LEVEL_4K));
   const rights = (sp.role.value >>> 8) & shadow.bits.all & gpteAccess(shadow.bits, gpte);
   const access = protectCleanGpte(shadow.bits, rights, gpte);
-  const spte = yield* load(sptep);
+  const spte = yield* loadEntry(shadow.world, sptep);
   if (isMmioSpte(shadow.layout, spte)) {
     if (getMmioSpteGfn(shadow.layout, spte) !== frame) yield* mmuSpteClearNoTrack(shadow, sptep);
     else yield* markShadowMmioSpte(shadow, sptep, frame, access);
@@ -100,7 +100,7 @@ function* syncSpte(vcpu: Vcpu, shadow: ShadowMmu, sp: ShadowPage, index: number)
 
 /** kvm_sync_spte() */
 export function* kvmSyncSpte(vcpu: Vcpu, shadow: ShadowMmu, sp: ShadowPage, index: number): Steps<SyncResult> {
-  const spte = yield* load(spteOf(shadow.world, sp, index));
+  const spte = yield* loadEntry(shadow.world, spteOf(sp, index));
   if (sameU64(spte, shadow.layout.nonPresent)) return "same";
   return yield* syncSpte(vcpu, shadow, sp, index);
 }

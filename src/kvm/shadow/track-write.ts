@@ -8,7 +8,7 @@
  * The shadow MMU itself never reads what was written here: it reads the guest's table when it next needs to. Stands for kvm_mmu_track_write(),
  * __kvm_mmu_unprotect_gfn_and_retry() of 6.12 and 7.2.
  */
-import { fence, load, type Steps, sameU64, store, type U64, U64_ZERO } from "../../engine/index.ts";
+import { fence, load, loadEntry, type Steps, sameU64, store, type U64, U64_ZERO } from "../../engine/index.ts";
 import { writeLock, writeUnlock } from "../../kernel/index.ts";
 import {
   type Gfn,
@@ -100,8 +100,8 @@ function writtenIndexes(sp: ShadowPage, gpa: Gpa): readonly number[] {
 function* zapWritten(shadow: ShadowMmu, sp: ShadowPage, { gpa, gpte }: WrittenEntry): Steps<boolean> {
   let flush = false;
   for (const index of writtenIndexes(sp, gpa)) {
-    const sptep = spteOf(shadow.world, sp, index);
-    const spte = yield* load(sptep);
+    const sptep = spteOf(sp, index);
+    const spte = yield* loadEntry(shadow.world, sptep);
     yield* mmuPageZapPte(shadow, sp, sptep);
     if (!sameU64(gpte, U64_ZERO) && spLevel(sp) !== PG_LEVEL_4K) shadow.count("mmu_pde_zapped", 1);
     if (isShadowPresentPte(spte)) flush = true;

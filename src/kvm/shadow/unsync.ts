@@ -13,14 +13,14 @@
  * could write only through the writable SPTE. Stands for mmu_try_to_unsync_pages(), kvm_mmu_mark_parents_unsync(), mmu_unsync_walk() of 6.12 and
  * 7.2.
  */
-import { assertThat, load, type Steps, store } from "../../engine/index.ts";
+import { assertThat, load, loadEntry, type Steps, store } from "../../engine/index.ts";
 import { spinLock, spinUnlock } from "../../kernel/index.ts";
 import { type Gfn, PG_LEVEL_2M, PG_LEVEL_4K } from "../../machine/index.ts";
 import { isLpageDisallowed } from "../lpage-info.ts";
 import type { KvmMemorySlot } from "../memslots.ts";
 import { isLargePte, isShadowPresentPte, spteToPfn } from "../spte.ts";
 import { type ShadowPage, shadowSpText, spLevel, spteIndex, spteOf } from "./page.ts";
-import { rmapEntries, spteAt } from "./rmap.ts";
+import { rmapEntries } from "./rmap.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 import { kvmGfnIsWriteTracked } from "./slot-arch.ts";
 import type { Sptep } from "./spte-change.ts";
@@ -75,13 +75,12 @@ export function* kvmUnsyncPage(shadow: ShadowMmu, sp: ShadowPage): Steps<void> {
 
 /** kvm_mmu_mark_parents_unsync() */
 function* markParentsUnsync(shadow: ShadowMmu, sp: ShadowPage): Steps<void> {
-  for (const addr of rmapEntries(shadow.world, sp.parent_ptes.value))
-    yield* markUnsync(shadow, spteAt(shadow.world, addr));
+  for (const addr of rmapEntries(shadow.world, sp.parent_ptes.value)) yield* markUnsync(shadow, addr);
 }
 
 /** mark_unsync(): something below the entry is unsync. */
 export function* markUnsync(shadow: ShadowMmu, sptep: Sptep): Steps<void> {
-  const sp = shadow.pages.ofEntry(sptep.addr);
+  const sp = shadow.pages.ofEntry(sptep);
   const index = spteIndex(sptep);
   if (hasUnsyncChild(sp, index)) return;
   setUnsyncChild(sp, index, true);
@@ -139,7 +138,7 @@ function* walkUnsync(shadow: ShadowMmu, sp: ShadowPage, found: WalkedPage[]): St
   let leaves = 0;
   for (let index = 0; index < shadow.entriesEnd; index++) {
     if (!hasUnsyncChild(sp, index)) continue;
-    const spte = yield* load(spteOf(shadow.world, sp, index));
+    const spte = yield* loadEntry(shadow.world, spteOf(sp, index));
     if (!isShadowPresentPte(spte) || isLargePte(spte)) {
       yield* clearUnsyncChildBit(sp, index);
       continue;

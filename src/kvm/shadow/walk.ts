@@ -13,7 +13,7 @@
  * A PAE root (three levels) has no page of its own: the walk begins at level 2 of the entry for the address's gigabyte. Stands for
  * shadow_walk_init(), shadow_walk_okay(), shadow_walk_next(), walk_shadow_page_lockless_begin() and _end() of 6.12 and 7.2.
  */
-import { fence, load, type Steps, store, type U64, UsageError } from "../../engine/index.ts";
+import { fence, loadEntry, type Steps, store, type U64, UsageError } from "../../engine/index.ts";
 import {
   isPresent,
   maskInterrupts,
@@ -62,7 +62,7 @@ function entryFor(shadow: ShadowMmu, sp: ShadowPage, frame: number, level: numbe
     const mend = `give tableEntriesEnd more than ${shadow.entriesEnd}`;
     throw new UsageError(`the way to page 0x${frame.toString(16)} goes through entry ${index} of a table: ${mend}`);
   }
-  return spteOf(shadow.world, sp, index);
+  return spteOf(sp, index);
 }
 
 /** shadow_walk_next(): false when the entry leads to no table. @param spte the entry as it was read */
@@ -100,7 +100,7 @@ export function* lastEntryLockless(
   if (walk === null) return null;
   for (;;) {
     const { sptep, level } = walk;
-    const spte = yield* load(sptep);
+    const spte = yield* loadEntry(shadow.world, sptep);
     if (!shadowWalkNext(shadow, walk, spte)) return { sptep, spte, level };
   }
 }
@@ -110,7 +110,7 @@ export function* shadowPageTableClearFlood(vcpu: Vcpu, shadow: ShadowMmu, addr: 
   yield* walkShadowPageLocklessBegin(vcpu);
   const walk = shadowWalkInit(vcpu, shadow, vcpu.mmu.root.hpa.value, addr);
   for (let goesOn = walk !== null; walk !== null && goesOn; ) {
-    const spte = yield* load(walk.sptep);
+    const spte = yield* loadEntry(shadow.world, walk.sptep);
     yield* store(walk.sp.write_flooding_count, 0);
     goesOn = shadowWalkNext(shadow, walk, spte);
   }

@@ -8,7 +8,7 @@
  * A root that a vCPU has is prepared and stays, invalid, until the vCPU lets it go. Stands for __kvm_mmu_prepare_zap_page(),
  * kvm_mmu_commit_zap_page(), kvm_mmu_zap_oldest_mmu_pages(), kvm_zap_obsolete_pages(), kvm_mmu_zap_all() of 6.12 and 7.2.
  */
-import { load, type Steps, store } from "../../engine/index.ts";
+import { loadEntry, type Steps, store } from "../../engine/index.ts";
 import {
   assertHeldWrite,
   listAdd,
@@ -29,7 +29,7 @@ import { isLastSpte, isShadowPresentPte, spteToPfn } from "../spte.ts";
 import { freeShadowPages } from "./free-designs.ts";
 import { unaccountShadowNxHugePage } from "./nx-pages.ts";
 import { hashLinkOf, linkOf, type ShadowPage, shadowSpText, spHasGptes, spLevel, spteOf } from "./page.ts";
-import { pteListRemove, rmapTakeAll, spteAt } from "./rmap.ts";
+import { pteListRemove, rmapTakeAll } from "./rmap.ts";
 import type { ShadowMmu } from "./shadow-mmu.ts";
 import { dropSpte, mmuSpteClearNoTrack, type Sptep } from "./spte-change.ts";
 import { kvmUnlinkUnsyncPage, mmuPagesClearParents, mmuUnsyncWalk } from "./unsync.ts";
@@ -43,7 +43,7 @@ export type InvalidList = ShadowPage[];
 
 /** drop_parent_pte(): the entry no longer links the child. */
 export function* dropParentPte(shadow: ShadowMmu, child: ShadowPage, sptep: Sptep): Steps<void> {
-  yield* pteListRemove(shadow.world, child.parent_ptes, shadow.parentRmaps, sptep.addr);
+  yield* pteListRemove(shadow.world, child.parent_ptes, shadow.parentRmaps, sptep);
   yield* mmuSpteClearNoTrack(shadow, sptep);
 }
 
@@ -52,7 +52,7 @@ export function* dropParentPte(shadow: ShadowMmu, child: ShadowPage, sptep: Spte
  * again. (One of a nested guest would go, too; there are none here.)
  */
 export function* mmuPageZapPte(shadow: ShadowMmu, sp: ShadowPage, sptep: Sptep): Steps<void> {
-  const spte = yield* load(sptep);
+  const spte = yield* loadEntry(shadow.world, sptep);
   if (isShadowPresentPte(spte)) {
     if (isLastSpte(spte, spLevel(sp))) yield* dropSpte(shadow, sptep);
     else yield* dropParentPte(shadow, shadow.pages.ofFrame(spteToPfn(spte)), sptep);
@@ -77,7 +77,7 @@ export function* prepareZapPage(shadow: ShadowMmu, sp: ShadowPage, list: Invalid
   if (shadow.world.tracepoints) shadow.emit({ name: "kvm_mmu_prepare_zap_page", sp: shadowSpText(sp) });
   shadow.count("mmu_shadow_zapped", 1);
   let pages = yield* mmuZapUnsyncChildren(shadow, sp, list);
-  for (let i = 0; i < shadow.entriesEnd; i++) yield* mmuPageZapPte(shadow, sp, spteOf(shadow.world, sp, i));
+  for (let i = 0; i < shadow.entriesEnd; i++) yield* mmuPageZapPte(shadow, sp, spteOf(sp, i));
   yield* unlinkParents(shadow, sp);
   const listUnstable = pages > 0;
   const wasInvalid = shadow.isInvalid(sp);
@@ -119,7 +119,7 @@ function* mmuZapUnsyncChildren(shadow: ShadowMmu, parent: ShadowPage, list: Inva
 /** kvm_mmu_unlink_parents() */
 function* unlinkParents(shadow: ShadowMmu, sp: ShadowPage): Steps<void> {
   for (const addr of yield* rmapTakeAll(shadow.world, sp.parent_ptes, shadow.parentRmaps)) {
-    yield* mmuSpteClearNoTrack(shadow, spteAt(shadow.world, addr));
+    yield* mmuSpteClearNoTrack(shadow, addr);
   }
 }
 
