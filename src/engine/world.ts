@@ -8,6 +8,7 @@
 import { assert, EngineBug, Violation } from "./assert.ts";
 import type { FactJudge } from "./facts.ts";
 import { type AccessSize, Heap, PAGE_SIZE } from "./heap.ts";
+import { LivePlaces, NO_PLACES } from "./live-places.ts";
 import type { SourcePlace } from "./replay.ts";
 import type { Clock } from "./simulate/clock.ts";
 import type { BodyFactory, Task } from "./task.ts";
@@ -136,6 +137,8 @@ export class World {
   private readonly headers: Int32Array;
   /** The same for whole pages, by page: their life words stand elsewhere, so that pages lie side by side. */
   private readonly pageHeaders: Int32Array;
+  /** See {@link keepLivePlaces}. */
+  livePlaces: LivePlaces = NO_PLACES;
   private readonly objects = new Map<number, ObjectInfo>();
   private readonly staticObjects: ObjectInfo[] = [];
   private readonly deaths: Death[] = [NEVER_ALLOCATED, NEVER_ALLOCATED, NEVER_ALLOCATED];
@@ -312,11 +315,35 @@ export class World {
     if (task === null) this.staticObjects.push(object);
     // The life word is journaled, so that the object is gone again when the execution is undone.
     this.heap.write(header, 8, this.current === null ? IMMORTAL : LIVE, 0);
+    this.noteLife(object, true);
   }
 
   /** Lets an object that set-up allocated be retired, as those that tasks allocate can be. */
   makeMortal(addr: number): void {
-    this.heap.write(this.lifeOf(addr), 8, LIVE, 0);
+    this.setLife(addr, null);
+  }
+
+  /**
+   * Ends an object's life, or begins it anew, where that is no step: in set-up, and where one thread runs alone.
+   * @param death null: it lives
+   */
+  setLife(addr: number, death: Death | null): void {
+    const life = this.lifeOf(addr);
+    this.heap.write(life, 8, this.lifeState(death), 0);
+    if (this.livePlaces !== NO_PLACES) this.noteLife(this.objects.get(life) as ObjectInfo, death === null);
+  }
+
+  /** From here on {@link livePlaces} says what may be touched. For a world in which nothing is ever taken back. */
+  keepLivePlaces(): void {
+    if (this.livePlaces !== NO_PLACES) return;
+    this.livePlaces = new LivePlaces(this.heap.bytes);
+    for (const object of this.objects.values()) this.noteLife(object, this.lives(object.addr));
+  }
+
+  private noteLife({ addr, bytes }: ObjectInfo, lives: boolean): void {
+    if (this.livePlaces === NO_PLACES) return;
+    if (this.pageHeaders[addr >>> 12] !== 0) this.livePlaces.setPages(addr, bytes, lives);
+    else this.livePlaces.set(addr, bytes, lives);
   }
 
   /** Address of the life word of the object around `addr`; 0 when nothing there was allocated. */

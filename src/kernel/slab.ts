@@ -50,8 +50,7 @@ export class KmemCache<V extends { readonly addr: number }> {
     this.free = new Cell<number>(world, world.allocate(8, `${layout.name} cache`), 8, false);
     this.free.value = 2 ** objects - 1;
     this.addresses = Array.from({ length: objects }, (_, i) => layout.allocate(world, `${layout.name}#${i}`).addr);
-    const dead = world.lifeState(NOT_ALLOCATED);
-    for (const addr of this.addresses) world.heap.write(world.lifeOf(addr), 8, dead, 0);
+    for (const addr of this.addresses) world.setLife(addr, NOT_ALLOCATED);
     if (mayLeak) return;
     world.endChecks.push((fail) => {
       for (const name of this.allocated()) fail("leak", `${name} is never freed`, -1);

@@ -24,8 +24,7 @@ export class ObjectPool {
     this.name = name;
     this.bytes = bytes;
     this.objects = Array.from({ length: objects }, make);
-    const dead = world.lifeState({ property: "use-after-free", because: "not allocated" });
-    for (const addr of this.objects) world.heap.write(world.lifeOf(addr), 8, dead, 0);
+    for (const addr of this.objects) world.setLife(addr, { property: "use-after-free", because: "not allocated" });
     this.free = Array.from({ length: Math.ceil(objects / BITS) }, (_, word) => {
       const free = new Cell<number>(world, world.allocate(8, `free objects of ${name}`), 8, false);
       free.value = 2 ** Math.min(BITS, objects - word * BITS) - 1;

@@ -6,7 +6,7 @@ import type { World } from "../../../src/engine/world.ts";
 
 /** @param what the kind of access, for the message */
 export function checkLives(world: World, addr: number, what = ""): void {
-  if (!world.lives(addr)) throw world.deadTouch(addr, what);
+  if (!world.livePlaces.has(addr)) throw world.deadTouch(addr, what);
 }
 
 /** A plain access: set-up, which is no task, is not checked. */

@@ -133,12 +133,12 @@ export function spawn(): never {
 export const join = spawn;
 
 export function retire(world: World, addr: number, because: string, property = "use-after-free"): number {
-  world.heap.write(world.lifeOf(addr), 8, world.lifeState({ property, because }), 0);
+  world.setLife(addr, { property, because });
   return 0;
 }
 
 export function revive(world: World, addr: number): number {
-  world.heap.write(world.lifeOf(addr), 8, world.lifeState(null), 0);
+  world.setLife(addr, null);
   return 0;
 }
 

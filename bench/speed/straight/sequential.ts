@@ -11,6 +11,7 @@ export function runSequentially<T>(world: World, lane: number, name: string, ste
   task.unwatched = true;
   task.alone = true;
   task.start();
+  world.keepLivePlaces();
   const { current } = world;
   world.current = task;
   try {

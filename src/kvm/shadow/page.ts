@@ -108,8 +108,7 @@ export class ShadowPages {
     sp.spt.value = spt;
     sp.shadowed_translation.value = world.allocate(8 * ENTRIES_PER_TABLE, `sp(page ${n})->shadowed_translation`);
     this.byTable[spt >>> PAGE_SHIFT] = sp.addr;
-    const dead = world.lifeState({ property: "use-after-free", because: "freed" });
-    for (const addr of [sp.addr, spt]) world.heap.write(world.lifeOf(addr), 8, dead, 0);
+    for (const addr of [sp.addr, spt]) world.setLife(addr, { property: "use-after-free", because: "freed" });
     return sp.addr;
   }
 
