@@ -1,12 +1,13 @@
 /**
  * The TDP MMU alone on one thread: faults, and the zap of a whole root, held against the marks that the project has set itself.
  *
- * The MMU is that of src/kvm, run as straight lines (straight/hooks.ts). Seconds are user CPU time of what is measured, set-up left out.
+ * The MMU is that of src/kvm, run as straight lines (straight/build.ts). Seconds are user CPU time of what is measured, set-up left out.
  */
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import type { Speed } from "./kvm-scene.ts";
 import { median, type Row, rowOf, rowsAgainst } from "./row.ts";
+import { straightScript } from "./straight/build.ts";
 
 const MARK = "mark";
 const FAULTS_MARK = 1_000_000;
@@ -28,6 +29,16 @@ export const COMPILER = [
   "--disable-warning=ExperimentalWarning",
 ];
 
+const ROOT = fileURLToPath(new URL("../../", import.meta.url));
+
+/** Generators, as the source is written, or straight lines. */
+export type How = "straight" | "engine";
+
+/** The file to run for a script of this tree. */
+export function scriptOf(script: string, how: How): string {
+  return how === "straight" ? straightScript(ROOT, script) : `${ROOT}${script}`;
+}
+
 interface Measured {
   readonly results: readonly Speed[];
   /** Largest resident set of the process. */
@@ -36,9 +47,9 @@ interface Measured {
 
 type What = "faults" | "touches" | "zap";
 
-function measure(what: What, size: number, runs: number, how: "straight" | "engine"): Measured {
-  const child = fileURLToPath(new URL("kvm-child.ts", import.meta.url));
-  const args = [...COMPILER, child, what, String(size), String(runs), how];
+function measure(what: What, size: number, runs: number, how: How): Measured {
+  const child = scriptOf("bench/speed/kvm-child.ts", how);
+  const args = [...COMPILER, child, what, String(size), String(runs)];
   const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: "utf8" });
   if (status !== 0) throw new Error(`tdp ${what}: ${stderr}`);
   return JSON.parse(stdout) as Measured;

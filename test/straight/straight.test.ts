@@ -1,9 +1,10 @@
 /** The straight-line form of the MMU (bench/speed/straight) does what its generators do: the same events, results, statistics and tables. */
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { buildStraight } from "../../bench/speed/straight/build.ts";
 import {
   fieldNames,
   straightened,
@@ -31,6 +32,16 @@ test("random workloads take the same course", { timeout: 60_000 }, () => {
   const lines = run(ROOT, "engine", 0, SEEDS);
   expect(lines).toHaveLength(SEEDS);
   expect(run(ROOT, "straight", 0, SEEDS)).toEqual(lines);
+});
+
+test("what is measured is written as it is loaded", { timeout: 60_000 }, () => {
+  const built = buildStraight(ROOT, ["src", "bench/speed/straight", "test/properties", "test/straight"]);
+  const script = join(built, "test/straight/run-workloads.js");
+  const said = execFileSync(process.execPath, [script, "as it is", "0", String(FEW)], { encoding: "utf8" });
+  const replaced = readFileSync(join(built, "src/engine/index.js"), "utf8");
+  rmSync(built, { recursive: true, force: true });
+  expect(replaced).toContain('from "./../../bench/speed/straight/ops.js"');
+  expect(said.trim().split("\n")).toEqual(run(ROOT, "engine", 0, FEW));
 });
 
 test("every kind of access looks whether the object lives", () => {

@@ -15,7 +15,10 @@ const MODELLED = [
 ];
 const HERE = "bench/speed/straight/";
 /** Modules of the engine that have a counterpart here. */
-const REPLACED = ["ops", "sequential", "view"].map((name) => ({ of: `src/engine/${name}.ts`, by: `${HERE}${name}.ts` }));
+const REPLACED = ["ops", "sequential", "view"].map((name) => ({
+  of: `src/engine/${name}.ts`,
+  by: `${HERE}${name}.ts`,
+}));
 
 export class StraightForm {
   private readonly fields: ReadonlySet<string>;

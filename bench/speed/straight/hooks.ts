@@ -8,49 +8,30 @@
  *
  * All modules of the source, the engine's too, are written so that the compiler knows which function a call calls (source.ts).
  */
-import { readdirSync, readFileSync } from "node:fs";
-import { registerHooks, stripTypeScriptTypes } from "node:module";
-import { fileURLToPath } from "node:url";
-import { fieldNames, straightened, withConstants, withoutCells, withoutEmptyFields } from "./source.ts";
+import { readFileSync } from "node:fs";
+import { registerHooks } from "node:module";
+import { relative } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { StraightForm } from "./form.ts";
 
-const SOURCE = new URL("../../../src/", import.meta.url).href;
-const HERE = new URL(".", import.meta.url).href;
-/** Where code is written as steps of threads. */
-const MODELLED = [
-  ...["machine", "kernel", "kvm", "conform"].map((floor) => `${SOURCE}${floor}/`),
-  ...["../kvm-scene.ts", "../shadow-scene.ts"].map((path) => new URL(path, import.meta.url).href),
-];
+const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
+const form = new StraightForm(ROOT);
 
-/** Modules of the engine that have a counterpart here. */
-const REPLACED = new Map(
-  ["ops", "sequential", "view"].map((name) => [
-    `${SOURCE}engine/${name}.ts`,
-    new URL(`${name}.ts`, import.meta.url).href,
-  ]),
-);
-
-function sourcesOf(floor: string): string[] {
-  const folder = fileURLToPath(`${SOURCE}${floor}/`);
-  const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((file) => file.endsWith(".ts"));
-  return files.map((file) => readFileSync(`${folder}${file}`, "utf8"));
+function pathOf(url: string | undefined): string {
+  return url?.startsWith("file:") === true ? relative(ROOT, fileURLToPath(url)) : "";
 }
-
-const FIELDS = fieldNames(["machine", "kernel", "kvm"].flatMap(sourcesOf));
 
 registerHooks({
   resolve(specifier, context, nextResolve) {
     const found = nextResolve(specifier, context);
-    const isOwn = context.parentURL?.startsWith(HERE) ?? false;
-    const replacement = isOwn ? undefined : REPLACED.get(found.url);
-    return replacement === undefined ? found : { ...found, url: replacement };
+    const path = pathOf(found.url);
+    const wanted = form.resolve(path, pathOf(context.parentURL));
+    return wanted === path ? found : { ...found, url: pathToFileURL(`${ROOT}${wanted}`).href };
   },
   load(url, context, nextLoad) {
-    const isModelled = MODELLED.some((floor) => url.startsWith(floor));
-    if (!isModelled && !url.startsWith(`${SOURCE}engine/`) && !url.startsWith(HERE)) return nextLoad(url, context);
-    const typed = readFileSync(fileURLToPath(url), "utf8");
-    const source = withConstants(
-      withoutEmptyFields(stripTypeScriptTypes(isModelled ? withoutCells(straightened(typed), FIELDS) : typed)),
-    );
-    return { format: "module", source, shortCircuit: true };
+    const path = pathOf(url);
+    if (!path.endsWith(".ts")) return nextLoad(url, context);
+    const source = form.javascript(path, readFileSync(fileURLToPath(url), "utf8"));
+    return source === null ? nextLoad(url, context) : { format: "module", source, shortCircuit: true };
   },
 });
