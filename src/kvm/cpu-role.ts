@@ -23,6 +23,7 @@ import {
   PFERR_USER,
   PFERR_WRITE,
 } from "../machine/index.ts";
+import type { FixName } from "./fixes.ts";
 import { type RoleLayout, roleLevel } from "./role.ts";
 import type { KernelVersion } from "./variants.ts";
 
@@ -75,6 +76,15 @@ export function calcCpuRole(kernel: KernelVersion, layout: RoleLayout, mode: Pag
 export function calcShadowRootRole(layout: RoleLayout, cpuRole: number): number {
   const level = Math.max(roleLevel(cpuRole), PAE_ROOT_LEVEL);
   return (cpuRole & ~0xf) | level | layout.efer_nx;
+}
+
+/** The bits of 7.2's roles that tell apart what the supervisor may do, but for those that are undone. */
+export function withoutUndoneBits(layout: RoleLayout, role: number, lacks: (fix: FixName) => boolean): number {
+  let kept = role;
+  if (lacks("role-lacks-a-mode-bit/cr0_wp")) kept &= ~layout.cr0_wp;
+  if (lacks("role-lacks-a-mode-bit/smep")) kept &= ~CR4_SMEP_7_2;
+  if (lacks("role-lacks-a-mode-bit/smap")) kept &= ~SMAP_ANDNOT_WP;
+  return kept;
 }
 
 /** The level of the guest's tables that a vCPU with this role has; 0 without paging. */

@@ -204,6 +204,21 @@ export const FIXES = {
     without:
       "of what the VMM has written into a ring's entry only offset plus highest bit is compared with the slot's size",
   },
+  "role-lacks-a-mode-bit/cr0_wp": {
+    bug: "T53a",
+    commit: "3dbe141595fa",
+    without: "pages made with CR0.WP clear are used with CR0.WP set",
+  },
+  "role-lacks-a-mode-bit/smep": {
+    bug: "T53b",
+    commit: "411c588dfb86",
+    without: "with CR0.WP clear, pages made without SMEP are used with SMEP",
+  },
+  "role-lacks-a-mode-bit/smap": {
+    bug: "T53c",
+    commit: "0be0226f07d1",
+    without: "with CR0.WP clear, pages made without SMAP are used with SMAP",
+  },
   "frozen-counted-as-large": {
     bug: "T54",
     commit: "088acd235266",
@@ -214,6 +229,13 @@ export const FIXES = {
 export type FixName = keyof typeof FIXES;
 
 /** Ids that nobody has looked up. */
-export const REMEMBERED: ReadonlySet<string> = new Set(["20a6cff3b283", "b64d740ea7dd", "088acd235266"]);
+export const REMEMBERED: ReadonlySet<string> = new Set([
+  "20a6cff3b283",
+  "b64d740ea7dd",
+  "088acd235266",
+  "3dbe141595fa",
+  "411c588dfb86",
+  "0be0226f07d1",
+]);
 
 export const NOTHING_UNDONE: ReadonlySet<FixName> = new Set();

@@ -57,7 +57,8 @@ export class Kvm {
   readonly mmuInvalidateRangeStart: Cell;
   readonly mmuInvalidateRangeEnd: Cell;
   readonly gpcs: GpcList<GfnToPfnCache>;
-  private readonly lacksSome: boolean;
+  /** Some fix is undone. */
+  readonly lacksAny: boolean;
   /** Null for a VM that has no vCPU and so maps nothing. */
   arch: KvmArch | null = null;
   /** An oracle that wants to see each frame that a gfn_to_pfn_cache is about to let its users have. */
@@ -76,11 +77,11 @@ export class Kvm {
     this.mmuInvalidateRangeStart = cell(world, "mmu_invalidate_range_start");
     this.mmuInvalidateRangeEnd = cell(world, "mmu_invalidate_range_end");
     this.gpcs = new GpcList(world, kernel);
-    this.lacksSome = variants.undone.size > 0;
+    this.lacksAny = variants.undone.size > 0;
   }
 
   /** Whether the VM runs as if this fix had never been made. */
   lacks(fix: FixName): boolean {
-    return this.lacksSome && this.variants.undone.has(fix);
+    return this.lacksAny && this.variants.undone.has(fix);
   }
 }

@@ -57,7 +57,9 @@ function entryProblem(
   const mapped = shadow.pages.gfnOf(sp, index);
   if (mapped !== frame) return `maps gfn 0x${mapped.toString(16)}, the guest's 0x${frame.toString(16)}`;
   if (!isAccessed(gpte)) return "is present, and the guest's is not accessed";
-  return isWritablePte(spte) && !(isWritable(gpte) && isDirty(gpte)) ? "is writable without the guest's leave" : null;
+  // In a page of vCPUs with CR0.WP clear the supervisor may write what is read-only.
+  const mayWrite = isWritable(gpte) || (sp.role.value & shadow.roles.cr0_wp) === 0;
+  return isWritablePte(spte) && !(mayWrite && isDirty(gpte)) ? "is writable without the guest's leave" : null;
 }
 
 /** Where the guest's table is in the host's memory now. */

@@ -2,18 +2,19 @@
  * bugs-shadow: shadow pages that stood for what the guest's tables no longer said, or never did.
  *
  * Tasks: vcpu0 and vcpu1 run guests of one address space (shadow-guest-scene.ts), vmm is the VMM's thread or a device that it has let at the guest's
- * memory, irq0 and irq1 are interrupt handlers.
+ * memory; irq0 and irq1 are interrupt handlers.
  */
 import { awaitUntil, Cell, type Results, type Steps } from "../engine/index.ts";
 import type { KvmMemorySlot } from "../kvm/memslots.ts";
 import { gfnToRmap } from "../kvm/shadow/slot-arch.ts";
-import { gfn, PAGE_SIZE, type Pfn } from "../machine/index.ts";
+import { gfn, PAGE_SIZE, type Pfn, X86_CR0_PG, X86_CR4_PAE, X86_CR4_SMAP, X86_CR4_SMEP } from "../machine/index.ts";
 import { type BugScenario, bugStudy, onShadow } from "./bug-cells.ts";
 import {
   changeEntry,
   DATA_PAGE,
   DIRECTORY,
   deleteSlot,
+  executePage,
   mapData,
   NEW,
   OLD,
@@ -74,9 +75,25 @@ function wordOf({ world, mm }: ShadowScene, frame: number): number {
 }
 
 const FORBIDDEN = 99;
-function notWritten(scene: ShadowScene, _results: Results): string | null {
-  return wordOf(scene, OLD) === FORBIDDEN ? `frame ${OLD} was written through an entry that allows no writes` : null;
+function notForbidden(scene: ShadowScene, frame: number): string | null {
+  return wordOf(scene, frame) === FORBIDDEN ? `frame ${frame} was written by who may not write it` : null;
 }
+
+// --- modes -----------------------------------------------------------------------------------------------------------
+
+/** Protected mode with paging, 64 bits and NX, as the others; the supervisor may write what is read-only. */
+const WITHOUT_WP = X86_CR0_PG + 1;
+/** A page that is read-only; and the user's. */
+const OTHER_PAGE = DATA_PAGE + 1;
+const USERS = 0x67;
+const USER_PAGE = {
+  entries: [
+    [1, 0, UPPER, USERS],
+    [UPPER, 0, DIRECTORY, USERS],
+    [DIRECTORY, 0, TABLE, USERS],
+    [TABLE, OTHER_PAGE, NEW, READ_ONLY | 4],
+  ],
+} as const;
 
 /** The guest need not have flushed: nothing was where it reads, before. */
 function readsNew(_scene: ShadowScene, results: Results): string | null {
@@ -139,7 +156,7 @@ const SCENARIOS: readonly BugScenario[] = [
         { warm: [readPage(AGAIN)], runs: [[writePage(DATA_PAGE)]] },
         { warm: [], runs: [[readPage(GUARDED + AGAIN), writePage(GUARDED + DATA_PAGE, FORBIDDEN)]] },
       ],
-      check: notWritten,
+      check: (scene) => notForbidden(scene, OLD),
     }),
     property: "final",
     models: ["sc"],
@@ -169,6 +186,69 @@ const SCENARIOS: readonly BugScenario[] = [
       "link-before-sync": {
         because:
           "the guest has changed a last table, and then leads to it where nothing was before: it need not flush, and finds the old frame",
+      },
+    },
+  },
+  {
+    ...onShadow("wp", {
+      entries: [[TABLE, OTHER_PAGE, NEW, READ_ONLY]],
+      guests: [
+        { warm: [], registers: { cr0: WITHOUT_WP }, runs: [[writePage(OTHER_PAGE)]] },
+        { warm: [], runs: [[writePage(OTHER_PAGE, FORBIDDEN)]] },
+      ],
+      check: (scene) => notForbidden(scene, NEW),
+    }),
+    property: "final",
+    models: ["sc"],
+    because: "a vCPU with CR0.WP has shadow pages of its own",
+    without: {
+      "role-lacks-a-mode-bit/cr0_wp": {
+        because:
+          "a page that may only be read is writable for the supervisor whose CR0.WP is clear, and so for the other",
+      },
+    },
+  },
+  {
+    ...onShadow("smep", {
+      ...USER_PAGE,
+      guests: [
+        { warm: [], registers: { cr0: WITHOUT_WP }, runs: [[writePage(OTHER_PAGE)]] },
+        {
+          warm: [],
+          registers: { cr0: WITHOUT_WP, cr4: X86_CR4_PAE | X86_CR4_SMEP },
+          runs: [[executePage(OTHER_PAGE)]],
+        },
+      ],
+      check: ({ vm }) => (vm.vcpus[1]?.guest.next === 0 ? null : "the supervisor executes a page of the user's"),
+    }),
+    property: "final",
+    models: ["sc"],
+    because: "a vCPU with SMEP has shadow pages of its own",
+    without: {
+      "role-lacks-a-mode-bit/smep": {
+        because: "the write has made the user's page the supervisor's, which it may execute",
+      },
+    },
+  },
+  {
+    ...onShadow("smap", {
+      ...USER_PAGE,
+      guests: [
+        { warm: [], registers: { cr0: WITHOUT_WP }, runs: [[writePage(OTHER_PAGE)]] },
+        {
+          warm: [],
+          registers: { cr0: WITHOUT_WP, cr4: X86_CR4_PAE | X86_CR4_SMAP },
+          runs: [[writePage(OTHER_PAGE, FORBIDDEN)]],
+        },
+      ],
+      check: (scene) => notForbidden(scene, NEW),
+    }),
+    property: "final",
+    models: ["sc"],
+    because: "a vCPU with SMAP has shadow pages of its own",
+    without: {
+      "role-lacks-a-mode-bit/smap": {
+        because: "the write has made the user's page the supervisor's, which SMAP does not keep it from",
       },
     },
   },

@@ -21,6 +21,7 @@ const BUILT_IN: Readonly<Record<string, () => Promise<StudyModule>>> = {
   "bugs-translation": () => import("./bugs-translation.ts"),
   "bugs-progress": () => import("./bugs-progress.ts"),
   "dirty-log": () => import("./dirty-log.ts"),
+  "efer-nx": () => import("./efer-nx.ts"),
   "gpc-refresh": () => import("./gpc-refresh.ts"),
   "lockless-aging": () => import("./lockless-aging.ts"),
   "lazy-large-spte": () => import("./lazy-large-spte.ts"),

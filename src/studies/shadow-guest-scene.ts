@@ -207,6 +207,12 @@ export const editDirectly = (frame: number): GuestInstruction => access("write",
 /** It adds to the first entry of the table that page `page` is, by a locked instruction. */
 export const addToEntry = (page: number, value: number): GuestInstruction =>
   instruction({ kind: "access", access: "rmw", gva: (page * PAGE_SIZE) as Gva, size: 8, value: u64(0, value) });
+/** It runs an instruction that lies in page `n`. */
+export const executePage = (n: number): GuestInstruction => ({
+  rip: (n * PAGE_SIZE) as Gva,
+  cpl: 0,
+  action: { kind: "nothing" },
+});
 /** Pages 0, 8 and 16 are mapped; the tables on the way are shadowed. */
 export const touchAll: readonly GuestInstruction[] = [TABLE_PAGE, DATA_PAGE, DIRECTORY_PAGE].map(readPage);
 

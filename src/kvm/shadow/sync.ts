@@ -23,7 +23,14 @@ import {
   PG_LEVEL_4K,
   gfn as toGfn,
 } from "../../machine/index.ts";
-import { calcCpuRole, calcShadowRootRole, gpteAccess, roleQuadrant, syncRoleIgnored } from "../cpu-role.ts";
+import {
+  calcCpuRole,
+  calcShadowRootRole,
+  gpteAccess,
+  roleQuadrant,
+  syncRoleIgnored,
+  withoutUndoneBits,
+} from "../cpu-role.ts";
 import { protectCleanGpte, readGuestAtomic } from "../guest-walk.ts";
 import { gfnToMemslot, type KvmMemorySlot } from "../memslots.ts";
 import { getMmioSpteGfn, isMmioSpte } from "../mmio-spte.ts";
@@ -126,7 +133,9 @@ function* syncWholePage(vcpu: Vcpu, shadow: ShadowMmu, sp: ShadowPage): Steps<Sy
 
 /** mmu->root_role of a vCPU without nested paging. */
 export function shadowRootRole(vcpu: Vcpu, shadow: ShadowMmu): number {
-  return calcShadowRootRole(shadow.roles, calcCpuRole(shadow.kernel, shadow.roles, vcpu.guest.mode));
+  const { kernel, kvm, roles } = shadow;
+  const role = calcShadowRootRole(roles, calcCpuRole(kernel, roles, vcpu.guest.mode));
+  return kvm.lacksAny ? withoutUndoneBits(roles, role, (fix) => kvm.lacks(fix)) : role;
 }
 
 /**
