@@ -107,6 +107,11 @@ export const FIXES = {
     commit: "6dbf79e7164e",
     without: "write protection looks at W alone: without it nothing is flushed, though who took it has yet to flush",
   },
+  "fast-fault-aba-indirect": {
+    bug: "T26",
+    commit: "c7ba5b48cc8d",
+    without: "fast page faults mend entries of indirect pages, too",
+  },
   "sync-drops-spte-without-flush": {
     bug: "T27",
     commit: "a4ee1ca4a36e",
@@ -236,6 +241,7 @@ export const REMEMBERED: ReadonlySet<string> = new Set([
   "3dbe141595fa",
   "411c588dfb86",
   "0be0226f07d1",
+  "c7ba5b48cc8d",
 ]);
 
 export const NOTHING_UNDONE: ReadonlySet<FixName> = new Set();

@@ -43,7 +43,8 @@ function wordAt(world: World, frame: Pfn): Cell {
   return new Cell<number>(world, frame * PAGE_SIZE, 8, false);
 }
 
-function isLogged(vm: Vm, slot: KvmMemorySlot, index: number): boolean {
+/** Whether the next log has the page. */
+export function isLogged(vm: Vm, slot: KvmMemorySlot, index: number): boolean {
   const bitmap = slot.dirty_bitmap.peek();
   if (bitmap === 0) return vm.vcpus.some(({ dirtyRing }) => dirtyRing !== null && isInRing(dirtyRing, slot, index));
   const word = new Cell<number>(vm.world, bitmap + 4 * Math.floor(index / 32), 4, false).peek();

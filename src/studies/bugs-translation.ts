@@ -5,13 +5,19 @@
  * a page away; irq0 and irq1 are interrupt handlers.
  */
 import type { Steps } from "../engine/index.ts";
-import { munmap } from "../kernel/index.ts";
+import { mremap, munmap } from "../kernel/index.ts";
 import { kvmGetDirtyLog } from "../kvm/dirty-log.ts";
-import { KVM_MEM_LOG_DIRTY_PAGES } from "../kvm/memslots.ts";
+import { KVM_MEM_LOG_DIRTY_PAGES, type KvmMemorySlot } from "../kvm/memslots.ts";
+import { rmapEntries, spteAt } from "../kvm/shadow/rmap.ts";
+import { gfnToRmap } from "../kvm/shadow/slot-arch.ts";
 import { kvmMmuSyncRoots } from "../kvm/shadow/sync.ts";
+import { isWritablePte } from "../kvm/spte.ts";
 import type { Vcpu } from "../kvm/vcpu.ts";
+import { gfn, PAGE_SIZE } from "../machine/index.ts";
+import { isLogged } from "../oracle/dirty-log.ts";
 import { type BugScenario, bugStudy, onShadow } from "./bug-cells.ts";
 import {
+  changeEntry,
   DATA_PAGE,
   DIRECTORY_PAGE,
   editDirectly,
@@ -28,6 +34,8 @@ import {
   TABLE,
   TABLE_PAGE,
   touchAll,
+  writeFault,
+  writePage,
 } from "./shadow-guest-scene.ts";
 import { unmapTable } from "./shadow-sync.ts";
 
@@ -36,6 +44,30 @@ const tables = [readPage(TABLE_PAGE), readPage(DIRECTORY_PAGE)];
 
 const fetchLog = ({ vm }: ShadowScene): Steps<unknown> => kvmGetDirtyLog(vm, 0);
 const syncRoots = (vcpu: Vcpu): Steps<void> => kvmMmuSyncRoots(vcpu, vcpu.vm.shadow as ShadowScene["shadow"]);
+
+// --- one entry, two frames -------------------------------------------------------------------------------------------
+
+const slotOf = ({ vm }: ShadowScene): KvmMemorySlot => vm.kvm.memslots.byId(0) as KvmMemorySlot;
+
+/**
+ * The host moves the page to where another frame of the guest is; the guest, whose table is unsync, makes that page 8, and its other vCPU reads it; the log is
+ * fetched. The entry is as it was, and is of the other frame.
+ */
+function* moveAndFetch(scene: ShadowScene): Steps<void> {
+  yield* mremap(scene.mm, shadowHostPage(OLD), PAGE_SIZE, shadowHostPage(NEW));
+  yield* changeEntry(scene, [TABLE, DATA_PAGE, NEW]);
+  yield* readFault(DATA_PAGE)(scene.vm.vcpus[1] as Vcpu);
+  yield* fetchLog(scene);
+}
+
+/** Where the guest may write, its writes must be in the next log. */
+function writableIsLogged(scene: ShadowScene): string | null {
+  const { world, vm } = scene;
+  const slot = slotOf(scene);
+  const head = gfnToRmap(world, slot, gfn(NEW), 1).peek();
+  const isWritable = rmapEntries(world, head).some((addr) => isWritablePte(spteAt(world, addr).peek()));
+  return isWritable && !isLogged(vm, slot, NEW) ? `frame ${NEW} may be written, and is in no log` : null;
+}
 
 const SCENARIOS: readonly BugScenario[] = [
   {
@@ -91,6 +123,28 @@ const SCENARIOS: readonly BugScenario[] = [
       "shadow-entry-from-stale-gpte": {
         because:
           "the table has a shadow page since long, so the entry that was read before the guest changed it is used",
+      },
+    },
+  },
+  {
+    ...onShadow("moved", {
+      flags: KVM_MEM_LOG_DIRTY_PAGES,
+      guests: [
+        { warm: [...touchAll, writePage(DATA_PAGE, OLD), mapData(OLD)], handles: writeFault(DATA_PAGE) },
+        { warm: touchAll },
+      ],
+      unmapped: [OLD, NEW],
+      prepare: fetchLog,
+      threads: { vmm: moveAndFetch },
+      check: writableIsLogged,
+    }),
+    property: "final",
+    models: ["sc"],
+    because: "the entry of a table that the guest can change is mended under mmu_lock only",
+    without: {
+      "fast-fault-aba-indirect": {
+        because:
+          "the entry is what it was, and maps the other frame: W comes back, and the first frame is marked dirty",
       },
     },
   },

@@ -59,6 +59,10 @@ export function* shadowPageFault(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFa
     yield* shadowPageTableClearFlood(vcpu, shadow, fault.addr);
     return "write-protected";
   }
+  if (shadow.kvm.lacks("fast-fault-aba-indirect")) {
+    const fast = yield* shadowFastPageFault(vcpu, shadow, fault);
+    if (fast !== "invalid") return fast;
+  }
   const faultin = yield* kvmMmuFaultinPfn(vcpu, fault, walk.pteAccess);
   if (faultin !== "continue") return faultin;
   const target: FetchTarget = { walk, access: accessWithoutWp(vcpu, shadow, fault, walk.pteAccess) };
