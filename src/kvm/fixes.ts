@@ -224,6 +224,12 @@ export const FIXES = {
     commit: "0be0226f07d1",
     without: "with CR0.WP clear, pages made without SMAP are used with SMAP",
   },
+  "zap-batch-not-counted": {
+    bug: "T48",
+    commit: "b28cb0cd2c5e",
+    without:
+      "a zapped page counts towards the batch, after which others may have mmu_lock, only if others went with it",
+  },
   "frozen-counted-as-large": {
     bug: "T54",
     commit: "088acd235266",

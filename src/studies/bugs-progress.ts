@@ -8,9 +8,10 @@ import type { Steps } from "../engine/index.ts";
 import { MMU_NOTIFY_CLEAR, type MmuNotifierOps, oomReapRange } from "../kernel/index.ts";
 import { kvmVcpuPreFaultMemory } from "../kvm/pre-fault.ts";
 import { gpa, PAGE_SIZE, touch } from "../machine/index.ts";
-import { type BugScenario, bugStudy, onTdp } from "./bug-cells.ts";
+import { type BugScenario, bugStudy, onShadow, onTdp } from "./bug-cells.ts";
 import { deleteSlot } from "./memslot-delete.ts";
 import { zapAllFast } from "./root-invalidate.ts";
+import { DATA_PAGE, readFault, touchAll, zapAllFast as zapAllShadowPages } from "./shadow-guest-scene.ts";
 import { hostPage, type TdpScene } from "./tdp-scene.ts";
 
 const FRAMES = 2;
@@ -132,6 +133,22 @@ const SCENARIOS: readonly BugScenario[] = [
     because: "the numbers are compared as they are",
     without: {
       "mmu-seq-sign-extension": { because: "after 2^31 invalidations the two numbers are never equal again" },
+    },
+  },
+  {
+    ...onShadow("batch", {
+      guests: [{ warm: touchAll, handles: readFault(DATA_PAGE) }],
+      variants: { yields: true, zapBatch: 2 },
+      threads: { zap: zapAllShadowPages },
+    }),
+    property: "lock-hold",
+    models: ["sc"],
+    because: "every page that is zapped counts",
+    without: {
+      "zap-batch-not-counted": {
+        because:
+          "a page without unsync ones below it goes alone, so the batch stays empty, however many there are; a fault waits for all of them",
+      },
     },
   },
 ];

@@ -8,7 +8,7 @@
  * A root that a vCPU has is prepared and stays, invalid, until the vCPU lets it go. Stands for __kvm_mmu_prepare_zap_page(),
  * kvm_mmu_commit_zap_page(), kvm_mmu_zap_oldest_mmu_pages(), kvm_zap_obsolete_pages(), kvm_mmu_zap_all() of 6.12 and 7.2.
  */
-import { loadEntry, type Steps, store } from "../../engine/index.ts";
+import { assertThat, loadEntry, type Steps, store } from "../../engine/index.ts";
 import {
   assertHeldWrite,
   listAdd,
@@ -242,19 +242,30 @@ export function* zapObsoletePages(shadow: ShadowMmu): Steps<void> {
   const { kvm } = shadow;
   const list: InvalidList = [];
   let batch = 0;
+  let sinceLook = 0;
   for (let again = true; again; ) {
     again = false;
     for (const link of listEntriesReverse(shadow.world, shadow.activeMmuPages)) {
       const sp = shadow.pages.ofLink(link);
       if (!shadow.isObsolete(sp)) break;
-      if (kvm.variants.yields && batch >= kvm.variants.zapBatch && (yield* needsResched(kvm))) {
-        yield* yieldWriteLock(kvm);
-        batch = 0;
-        again = true;
-        break;
+      if (kvm.variants.yields && batch >= kvm.variants.zapBatch) {
+        sinceLook = 0;
+        if (yield* needsResched(kvm)) {
+          yield* yieldWriteLock(kvm);
+          batch = 0;
+          again = true;
+          break;
+        }
       }
+      const isOverdue = kvm.variants.yields && sinceLook >= kvm.variants.zapBatch;
+      assertThat(
+        !isOverdue,
+        `${sinceLook} shadow pages are zapped without a look at who waits for mmu_lock`,
+        "lock-hold",
+      );
       const { pages, listUnstable } = yield* prepareZapPage(shadow, sp, list);
-      batch += pages;
+      if (listUnstable || !kvm.lacks("zap-batch-not-counted")) batch += pages;
+      sinceLook += pages;
       again = listUnstable;
       if (again) break;
     }
