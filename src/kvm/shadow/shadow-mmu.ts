@@ -9,7 +9,7 @@
  * All under mmu_lock held for write, but for the marked looks at indirect_shadow_pages. mmu_unsync_pages_lock is for setting `unsync` from a
  * fault of the TDP MMU, which holds mmu_lock only for read. Stands for mmu.c of 6.12 and 7.2.
  */
-import { type Cell, Cell as CellType, cell, type World } from "../../engine/index.ts";
+import { type Cell, Cell as CellType, cell, TWO32, type World } from "../../engine/index.ts";
 import { listEntries, listInit, SpinLock } from "../../kernel/index.ts";
 import { ENTRIES_PER_TABLE, type Gfn } from "../../machine/index.ts";
 import { type AccessBits, accessBits } from "../cpu-role.ts";
@@ -144,7 +144,12 @@ export class ShadowMmu {
 
   /** for_each_gfn_valid_sp_with_gptes(): the pages that shadow the guest table in the frame. */
   validPagesOf(gfn: Gfn): ShadowPage[] {
-    return [...this.validPages(gfn)].filter((sp) => spGfn(sp) === gfn && spHasGptes(sp));
+    const found: ShadowPage[] = [];
+    for (const link of listEntries(this.world, this.bucketOf(gfn))) {
+      const sp = this.pages.ofHashLink(link);
+      if (!this.isObsolete(sp) && spGfn(sp) === gfn && spHasGptes(sp)) found.push(sp);
+    }
+    return found;
   }
 
   nxHugePagesOn(): boolean {
@@ -161,10 +166,29 @@ export class ShadowMmu {
   }
 }
 
-const GOLDEN_RATIO_64 = 0x61c8864680b583ebn;
+/** GOLDEN_RATIO_64, in halves. */
+const GOLDEN_HIGH = 0x61c88646;
+const GOLDEN_LOW = 0x80b583eb;
 
-/** hash_64(): the high bits of a product. Collisions are a statistic, so the very function matters. */
-function hash64(value: number, bits: number): number {
-  const product = (BigInt(value) * GOLDEN_RATIO_64) & 0xffff_ffff_ffff_ffffn;
-  return Number(product >> BigInt(64 - bits));
+/**
+ * hash_64(): the high bits of a product modulo 2^64. Collisions are a statistic, so the very function matters.
+ * @param bits how many; 32 at most
+ */
+export function hash64(value: number, bits: number): number {
+  const low = value >>> 0;
+  const high = Math.floor(value / TWO32);
+  // The high half: of the product of the low halves what is carried, of the crossed products the low half.
+  const upper = highHalfOfProduct(low, GOLDEN_LOW) + Math.imul(low, GOLDEN_HIGH) + Math.imul(high, GOLDEN_LOW);
+  return (upper >>> 0) >>> (32 - bits);
+}
+
+/** Of two numbers of 32 bits each. */
+function highHalfOfProduct(a: number, b: number): number {
+  const aLow = a & 0xffff;
+  const aHigh = a >>> 16;
+  const bLow = b & 0xffff;
+  const bHigh = b >>> 16;
+  const middle = aHigh * bLow + Math.floor((aLow * bLow) / 0x1_0000);
+  const other = aLow * bHigh + (middle % 0x1_0000);
+  return aHigh * bHigh + Math.floor(middle / 0x1_0000) + Math.floor(other / 0x1_0000);
 }
