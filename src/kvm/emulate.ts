@@ -226,6 +226,8 @@ function* mmioGvaToGpa(
 }
 
 function* mmioGpa(vcpu: Vcpu, gva: Gva, gpa: Gpa, isWrite: boolean): Steps<{ gpa: Gpa; isMmio: boolean }> {
+  // An access of the APIC's page that comes here was not virtualized.
+  if (vcpu.vm.kvm.apicAccess?.gfn === gpaToGfn(gpa)) return { gpa, isMmio: true };
   const isMmio = yield* vcpuMatchMmioGpa(vcpu, gpa);
   if (isMmio) vcpu.vm.emit({ name: "vcpu_match_mmio", gva, gpa, isWrite, byGpa: true });
   return { gpa, isMmio };

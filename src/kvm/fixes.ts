@@ -97,6 +97,11 @@ export const FIXES = {
     commit: "ee3d1570b586",
     without: "the memslots have their final generation as soon as they are published",
   },
+  "zap-gfn-range-does-not-block-faults": {
+    bug: "T30",
+    commit: "edb298c663fc",
+    without: "a range that is zapped for a reason of KVM's own is no invalidation: faults under way do not see it",
+  },
   "tdp-plain-write-loses-dirty": {
     bug: "T02",
     commit: "ba3a6120a4e7",

@@ -12,6 +12,7 @@
 import { type Cell, cell, type Steps, type World } from "../engine/index.ts";
 import { type Kernel, type Mm, RwLock, Srcu } from "../kernel/index.ts";
 import type { Gfn, Pfn } from "../machine/index.ts";
+import type { ApicAccess } from "./apic-access.ts";
 import type { FixName } from "./fixes.ts";
 import type { GfnToPfnCache } from "./gfn-to-pfn-cache.ts";
 import { GpcList } from "./gpc-list.ts";
@@ -61,6 +62,8 @@ export class Kvm {
   readonly lacksAny: boolean;
   /** Null for a VM that has no vCPU and so maps nothing. */
   arch: KvmArch | null = null;
+  /** The APIC's page; null for a VM that has none. */
+  apicAccess: ApicAccess | null = null;
   /** An oracle that wants to see each frame that a gfn_to_pfn_cache is about to let its users have. */
   onGpcPublished: ((frame: Pfn) => Steps<void>) | null = null;
 

@@ -56,11 +56,12 @@ function* kvmMmuZapMemslot(vm: Vm, slot: KvmMemorySlot): Steps<void> {
 export function* kvmZapGfnRange(vm: Vm, start: Gfn, end: Gfn): Steps<void> {
   const { kvm } = vm;
   if (end <= start) return;
+  const isBracketed = !kvm.lacks("zap-gfn-range-does-not-block-faults");
   yield* writeLock(kvm.mmuLock);
-  yield* kvmMmuInvalidateBegin(kvm);
-  yield* kvmMmuInvalidateRangeAdd(kvm, start, end);
+  if (isBracketed) yield* kvmMmuInvalidateBegin(kvm);
+  if (isBracketed) yield* kvmMmuInvalidateRangeAdd(kvm, start, end);
   if (yield* kvmTdpMmuZapLeafs(vm.tdp, start, end, false)) yield* kvmFlushRemoteTlbs(vm);
-  yield* kvmMmuInvalidateEnd(kvm);
+  if (isBracketed) yield* kvmMmuInvalidateEnd(kvm);
   yield* writeUnlock(kvm.mmuLock);
 }
 

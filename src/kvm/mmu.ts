@@ -14,6 +14,7 @@
  * takes for write between unmapping it here and freeing it. Stands for mmu.c of 6.12 and 7.2 with tdp_mmu=1; not modelled:
  * async faults.
  */
+
 import { load, type Steps } from "../engine/index.ts";
 import { getUserPage, putPage, readLock, readUnlock } from "../kernel/index.ts";
 import {
@@ -29,6 +30,7 @@ import {
   PG_LEVEL_1G,
   PG_LEVEL_4K,
 } from "../machine/index.ts";
+import { isApicInhibited } from "./apic-access.ts";
 import { eventNeedsReinjection } from "./exception.ts";
 import { fastPageFault } from "./fast-page-fault.ts";
 import { gvaToGpa } from "./guest-walk.ts";
@@ -179,6 +181,7 @@ export function* kvmMmuFaultinPfn(vcpu: Vcpu, fault: KvmPageFault, access: numbe
   if (slot === null) return yield* kvmHandleNoslotFault(vcpu, fault, access);
   if (fault.prefetch && isInvalidSlot(slot) && mayGiveUp(kvm)) return "error";
   if ((slot.flags.value & KVM_MEMSLOT_INVALID) !== 0) return "retry";
+  if (yield* isApicInhibited(kvm, slot)) return "emulate";
   // Two looks without the lock, only to spare taking it in vain.
   if (yield* mmuInvalidateRetryGfnUnsafe(kvm, fault.mmuSeq, fault.gfn)) return "retry";
   // KVM_PFN_ERR_RO_FAULT

@@ -24,6 +24,8 @@ export const KVM_REQ_DIRTY_RING_SOFT_FULL = 1 << 3;
 export const KVM_REQ_MMU_SYNC = 1 << 4;
 export const KVM_REQ_TLB_FLUSH_CURRENT = 1 << 5;
 export const KVM_REQ_TLB_FLUSH_GUEST = 1 << 6;
+/** The processor may no longer virtualize the APIC, or may again. */
+export const KVM_REQ_APICV_UPDATE = 1 << 7;
 
 export const OUTSIDE_GUEST_MODE = 0;
 export const IN_GUEST_MODE = 1;

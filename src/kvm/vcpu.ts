@@ -38,6 +38,7 @@ import {
   type VmExit,
   vmrun,
 } from "../machine/index.ts";
+import { kvmVcpuUpdateApicv } from "./apic-access.ts";
 import { kvmVcpuMarkPageDirty } from "./dirty-log.ts";
 import { DirtyRing, kvmDirtyRingCheckRequest } from "./dirty-ring.ts";
 import {
@@ -54,6 +55,7 @@ import { kvmMmuPageFault } from "./mmu.ts";
 import { INVALID_ROOT } from "./mmu-roots.ts";
 import {
   IN_GUEST_MODE,
+  KVM_REQ_APICV_UPDATE,
   KVM_REQ_CLOCK_UPDATE,
   KVM_REQ_MMU_FREE_OBSOLETE_ROOTS,
   KVM_REQ_MMU_SYNC,
@@ -228,6 +230,8 @@ function* handleRequests(vcpu: Vcpu): Steps<boolean> {
   }
   if (yield* kvmCheckRequest(vcpu, KVM_REQ_TLB_FLUSH_CURRENT)) flushTlb(vcpu);
   if (yield* kvmCheckRequest(vcpu, KVM_REQ_TLB_FLUSH_GUEST)) yield* kvmVcpuFlushTlbGuest(vcpu);
+  const hasApic = vcpu.vm.kvm.apicAccess !== null;
+  if (hasApic && (yield* kvmCheckRequest(vcpu, KVM_REQ_APICV_UPDATE))) yield* kvmVcpuUpdateApicv(vcpu);
   return false;
 }
 

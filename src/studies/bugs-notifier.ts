@@ -5,6 +5,7 @@
  */
 import { join, type Steps, type Task } from "../engine/index.ts";
 import { invalidateRange, mprotect, munmap, PROT_READ } from "../kernel/index.ts";
+import { kvmAllocApicAccessPage, kvmSetApicvInhibit } from "../kvm/apic-access.ts";
 import { kvmSetMemoryRegion } from "../kvm/memory-region.ts";
 import { kvmArchVcpuIoctlRun, type RunResult } from "../kvm/vcpu.ts";
 import { type GuestInstruction, gfn, touch } from "../machine/index.ts";
@@ -41,16 +42,41 @@ function* addSlot({ vm }: TdpScene): Steps<void> {
   });
 }
 
-/** Touches the frame while it gets memory, and once more when the ioctl is over. */
-function* touchBeforeAndAfter(scene: TdpScene): Steps<RunResult> {
+/** Guest frame 2 is the APIC's page. */
+function* giveApic({ vm }: TdpScene): Steps<void> {
+  kvmAllocApicAccessPage(vm.kvm, gfn(NEW), hostPage(1));
+}
+
+/** What it touches while the other thread is at it, and once more when that has ended. */
+function* beforeAndAfter(scene: TdpScene, other: string): Steps<RunResult> {
   const { vm, world } = scene;
   yield* runThroughMmio(scene, [touch(NEW, "read")]);
-  yield* join(world, world.tasks.find(({ name }) => name === "vmm") as Task);
+  yield* join(world, world.tasks.find(({ name }) => name === other) as Task);
   const vcpu = vm.vcpus[0] as (typeof vm.vcpus)[number];
   return yield* kvmArchVcpuIoctlRun(vcpu, [touch(NEW, "read")]);
 }
 
 const SCENARIOS: readonly BugScenario[] = [
+  {
+    ...onTdp("apic", {
+      frames: FRAMES,
+      variants: { gfnEnd: NEW + 1 },
+      guests: [[touch(NEW, "read")]],
+      warm: [0],
+      prepare: giveApic,
+      vcpuThread: (scene) => beforeAndAfter(scene, "vmm"),
+      threads: { vmm: ({ vm }) => kvmSetApicvInhibit(vm, 1) },
+      check: (_scene, { vcpu0 }) => (vcpu0 === "mmio" ? null : "the APIC is read as memory, though that is inhibited"),
+    }),
+    property: "final",
+    models: ["sc", "tso"],
+    because: "the zap is an invalidation: a fault that has found nothing inhibited sees the sequence moved",
+    without: {
+      "zap-gfn-range-does-not-block-faults": {
+        because: "a fault finds nothing inhibited, the zap finds nothing mapped, and then the fault maps the page",
+      },
+    },
+  },
   {
     ...onTdp("unmap", {
       frames: FRAMES,
@@ -136,7 +162,7 @@ const SCENARIOS: readonly BugScenario[] = [
       variants: { gfnEnd: NEW + 1 },
       guests: [[read0]],
       warm: [0],
-      vcpuThread: touchBeforeAndAfter,
+      vcpuThread: (scene) => beforeAndAfter(scene, "vmm"),
       threads: { vmm: addSlot },
       check: (_scene, { vcpu0 }) => (vcpu0 === "mmio" ? "a frame that has memory is taken for MMIO" : null),
     }),
