@@ -54,7 +54,15 @@ export {
   notifyStartNonblock,
 } from "./mm/notifier.ts";
 export { allowFrame, PageFrames, putPage, revokeFrame, tryGetPage } from "./mm/page.ts";
-export { getUser, getUserWords, putUser, tryCmpxchgUser, type UserAccessSize } from "./mm/user-access.ts";
+export { insertPfn, unmapPfn } from "./mm/pfnmap.ts";
+export {
+  compareExchangeAt,
+  getUser,
+  getUserWords,
+  putUser,
+  tryCmpxchgUser,
+  type UserAccessSize,
+} from "./mm/user-access.ts";
 export {
   PROT_EXEC,
   PROT_NONE,
@@ -64,6 +72,7 @@ export {
   VM_HUGETLB_1G,
   VM_HUGETLB_2M,
   VM_NOHUGEPAGE,
+  VM_PFNMAP,
   VM_SHARED,
   vmaAt,
 } from "./mm/vma.ts";

@@ -214,6 +214,12 @@ export const FIXES = {
     without:
       "of what the VMM has written into a ring's entry only offset plus highest bit is compared with the slot's size",
   },
+  "gpte-cmpxchg-on-guessed-frame": {
+    bug: "T51",
+    commit: "2a8859f373b0",
+    without:
+      "A and D of a table in a driver's memory are set in the frame that the VMA would have there if its frames lay in a row",
+  },
   "role-lacks-a-mode-bit/cr0_wp": {
     bug: "T53a",
     commit: "3dbe141595fa",

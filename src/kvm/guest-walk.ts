@@ -11,7 +11,19 @@
  * are not modelled.
  */
 import { orU64, type Steps, sameU64, type U64 } from "../engine/index.ts";
-import { getUser, getUserWords, tryCmpxchgUser } from "../kernel/index.ts";
+import {
+  compareExchangeAt,
+  getUser,
+  getUserPageFast,
+  getUserWords,
+  type Mm,
+  putPage,
+  readLock,
+  readUnlock,
+  tryCmpxchgUser,
+  VM_PFNMAP,
+  vmaAt,
+} from "../kernel/index.ts";
 import {
   type Gfn,
   type Gpa,
@@ -127,7 +139,9 @@ function* walkOnce(vcpu: Vcpu, addr: Gva, access: number): Steps<GuestWalk | Wal
   }
   const denied = permissionFault(bits, mode, rights, access);
   if (denied !== 0) return walkFault(mode, addr, access, denied);
-  if (!(yield* updateAccessedDirtyBits(vcpu, entries, level, write))) return "retry";
+  const updated = yield* updateAccessedDirtyBits(vcpu, entries, level, write);
+  if (updated === "fault") return walkFault(mode, addr, access, 0);
+  if (updated === "changed") return "retry";
   const leaf = entries[entries.length - 1] as WalkedEntry;
   const inPage = page & (guestPagesPerEntry(mode, level) - 1);
   return {
@@ -172,15 +186,16 @@ function* readGpte(
   return { level, tableGfn, gpa: (tableGfn * PAGE_SIZE + offset) as Gpa, hva, writable, pte, ptAccess };
 }
 
-/** FNAME(update_accessed_dirty_bits): false when an entry has changed, so that the walk must start over. */
+/** FNAME(update_accessed_dirty_bits). An entry that has changed makes the walk start over; one that cannot be written is as good as none. */
 function* updateAccessedDirtyBits(
   vcpu: Vcpu,
   entries: readonly WalkedEntry[],
   leaf: number,
   write: boolean,
-): Steps<boolean> {
+): Steps<"done" | "changed" | "fault"> {
   const { kvm } = vcpu.vm;
   const size = guestEntrySize(vcpu.guest.mode);
+  const compareExchange = kvm.lacks("gpte-cmpxchg-on-guessed-frame") ? cmpxchgGpteByFrame : tryCmpxchgUser;
   // From the top down, as they were read.
   for (let i = 0; i < entries.length; i++) {
     const entry = entries[i] as WalkedEntry;
@@ -196,12 +211,36 @@ function* updateAccessedDirtyBits(
     }
     // Tables in a read-only memslot keep the bits that they have.
     if (sameU64(pte, old) || !entry.writable) continue;
-    const found = yield* tryCmpxchgUser(kvm.mm, entry.hva, size, old, pte);
-    if (found === null || !sameU64(found, old)) return false;
+    const found = yield* compareExchange(kvm.mm, entry.hva, size, old, pte);
+    if (found === null) return "fault";
+    if (!sameU64(found, old)) return "changed";
     yield* kvmVcpuMarkPageDirty(vcpu, entry.tableGfn);
     entry.pte = pte;
   }
-  return true;
+  return "done";
+}
+
+/**
+ * cmpxchg_gpte() before 2a8859f373b0 (5.18): on the frame, not on the user's address. What get_user_pages() does not give is taken to be remap_pfn_range()'s
+ * work: the frame follows from the VMA, whatever the page tables say; mmap_lock keeps the VMA, and nothing the mapping.
+ */
+function* cmpxchgGpteByFrame(mm: Mm, addr: Hva, size: 4 | 8, old: U64, replacement: U64): Steps<U64 | null> {
+  const inPage = offsetInPage(addr);
+  const page = yield* getUserPageFast(mm, (addr - inPage) as Hva, true);
+  if (page !== null) {
+    const found = yield* compareExchangeAt(mm.world, page.pfn * PAGE_SIZE + inPage, size, old, replacement);
+    yield* putPage(mm.frames, page.pfn);
+    return found;
+  }
+  yield* readLock(mm.mmapLock);
+  const vma = vmaAt(mm, addr);
+  let found: U64 | null = null;
+  if (vma !== null && (vma.vm_flags.value & VM_PFNMAP) !== 0) {
+    const guess = vma.vm_pgoff.value + Math.floor((addr - vma.vm_start.value) / PAGE_SIZE);
+    found = yield* compareExchangeAt(mm.world, guess * PAGE_SIZE + inPage, size, old, replacement);
+  }
+  yield* readUnlock(mm.mmapLock);
+  return found;
 }
 
 /**

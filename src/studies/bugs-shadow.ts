@@ -5,6 +5,7 @@
  * memory; irq0 and irq1 are interrupt handlers.
  */
 import { awaitUntil, Cell, type Results, type Steps } from "../engine/index.ts";
+import { putPage, unmapPfn } from "../kernel/index.ts";
 import type { KvmMemorySlot } from "../kvm/memslots.ts";
 import { gfnToRmap } from "../kvm/shadow/slot-arch.ts";
 import { gfn, PAGE_SIZE, type Pfn, X86_CR0_PG, X86_CR4_PAE, X86_CR4_SMAP, X86_CR4_SMEP } from "../machine/index.ts";
@@ -33,8 +34,9 @@ import {
 const PER_DIRECTORY_ENTRY = 512;
 const PER_UPPER_ENTRY = 512 * 512;
 
-/** Bits of the guest's entries: P, A, D; W; PS. */
+/** Bits of the guest's entries: P, A, D; P, W, D; and P, W, A, D, PS. */
 const READ_ONLY = 0x61;
+const NOT_ACCESSED = 0x43;
 const LARGE = 0xe3;
 
 // --- a second way to the same table ----------------------------------------------------------------------------------
@@ -186,6 +188,28 @@ const SCENARIOS: readonly BugScenario[] = [
       "link-before-sync": {
         because:
           "the guest has changed a last table, and then leads to it where nothing was before: it need not flush, and finds the old frame",
+      },
+    },
+  },
+  {
+    ...onShadow("driver", {
+      entries: [[TABLE, OTHER_PAGE, NEW, NOT_ACCESSED]],
+      pfnMapped: [TABLE],
+      guests: [{ warm: [readPage(DATA_PAGE)], handles: readFault(OTHER_PAGE) }],
+      threads: {
+        *driver({ mm }) {
+          const frame = yield* unmapPfn(mm, shadowHostPage(TABLE));
+          if (frame !== null) yield* putPage(mm.frames, frame);
+        },
+      },
+    }),
+    property: "isolation",
+    models: ["sc", "tso"],
+    because: "the bit is set through the VMM's page tables: what is not mapped there any more is not written",
+    without: {
+      "gpte-cmpxchg-on-guessed-frame": {
+        because:
+          "the driver has taken the page away and freed it; its VMA is still there, and the frame follows from that",
       },
     },
   },

@@ -26,6 +26,7 @@ import {
   type World,
 } from "../engine/index.ts";
 import {
+  insertPfn,
   Kernel,
   kthread,
   Mm,
@@ -37,6 +38,7 @@ import {
   putUser,
   srcuReadLock,
   srcuReadUnlock,
+  VM_PFNMAP,
 } from "../kernel/index.ts";
 import { kvmPrepareDirtyBitmap } from "../kvm/dirty-log.ts";
 import { x86EmulateInstruction } from "../kvm/emulate.ts";
@@ -163,6 +165,8 @@ export interface ShadowSceneOptions {
   readonly slots?: readonly { readonly baseGfn: number; readonly npages: number; readonly flags?: number }[];
   /** Bytes of each vCPU's dirty ring; 0: writes are logged in bitmaps. */
   readonly dirtyRingSize?: number;
+  /** Frames that are a driver's, which the VMM has mapped. */
+  readonly pfnMapped?: readonly number[];
   /** Frames that the VMM takes away; all others are pinned. */
   readonly unmapped?: readonly number[];
   /** Goes on with the set-up, when the vCPUs have done their part, before one of them enters the guest. */
@@ -229,6 +233,10 @@ function makeScene(world: World, options: ShadowSceneOptions): ShadowScene {
   const mm = new Mm(world, new PageFrames(world), BASE, pages);
   const frames: Pfn[] = [];
   for (let n = 0; n < pages; n++) {
+    if (options.pfnMapped?.includes(n) === true) {
+      frames.push(mapDriverPage(mm, n));
+      continue;
+    }
     mm.addVma(shadowHostPage(n), shadowHostPage(n + 1), PROT_READ | PROT_WRITE);
     frames.push(mm.populate(shadowHostPage(n), `page ${n}`));
     if (!unmapped.includes(n)) mm.frames.pin(frames[n] as Pfn);
@@ -271,6 +279,15 @@ function makeScene(world: World, options: ShadowSceneOptions): ShadowScene {
     return vcpu.guest.tlb;
   });
   return { ...scene, tlbs };
+}
+
+/** A page of a driver's, in a VMA of its own. */
+function mapDriverPage(mm: Mm, n: number): Pfn {
+  const frame = mm.frames.allocate(`page ${n}`);
+  const prot = PROT_READ | PROT_WRITE;
+  mm.addVma(shadowHostPage(n), shadowHostPage(n + 1), prot, { flags: VM_PFNMAP, pgoff: frame });
+  insertPfn(mm, shadowHostPage(n), frame, true);
+  return frame;
 }
 
 /** What a vCPU's last read of each run has found. */

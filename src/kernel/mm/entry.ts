@@ -1,7 +1,8 @@
 /**
  * Entries of the host's page tables, as this model keeps them.
  *
- *     bits 12..52  frame      bit 10 under migration: who faults waits
+ *     bits 12..52  frame      bit 11 special: a driver's frame, without a reference
+ *                             bit 10 under migration: who faults waits
  *                             bit 9  swapped out: the frame is the swap slot
  *                             bit 8  hidden by mprotect(PROT_NONE)
  *                             bit 7  huge (above the 4K entries)
@@ -19,6 +20,7 @@ export const PTE_HUGE = 0x80;
 const PTE_PROTNONE = 0x100;
 const PTE_SWAP = 0x200;
 const PTE_MIGRATION = 0x400;
+const PTE_SPECIAL = 0x800;
 
 /** An entry of 2M, or 1G, that points to a table. */
 export const TABLE_ENTRY = PTE_PRESENT;
@@ -32,6 +34,7 @@ export const pteFrame = (pte: number): Pfn => Math.floor(pte / PAGE_SIZE) as Pfn
 export const makePte = (frame: Pfn, writable: boolean, huge = false): number =>
   frame * PAGE_SIZE + PTE_PRESENT + (writable ? PTE_WRITABLE : 0) + (huge ? PTE_HUGE : 0);
 
+export const specialPte = (frame: Pfn, writable: boolean): number => makePte(frame, writable) + PTE_SPECIAL;
 export const hiddenPte = (frame: Pfn): number => frame * PAGE_SIZE + PTE_PROTNONE;
 export const swapPte = (slot: Pfn, exclusive: boolean): number =>
   slot * PAGE_SIZE + PTE_SWAP + (exclusive ? PTE_WRITABLE : 0);
@@ -42,6 +45,7 @@ export const migrationPte = (frame: Pfn, writable: boolean): number =>
 export const isPresentPte = (pte: number): boolean => (pte & PTE_PRESENT) !== 0;
 export const isWritablePte = (pte: number): boolean => (pte & PTE_WRITABLE) !== 0;
 export const isHugePte = (pte: number): boolean => (pte & PTE_HUGE) !== 0;
+export const isSpecialPte = (pte: number): boolean => (pte & PTE_SPECIAL) !== 0;
 export const isHiddenPte = (pte: number): boolean => (pte & PTE_PROTNONE) !== 0;
 export const isMigrationPte = (pte: number): boolean => (pte & PTE_MIGRATION) !== 0;
 export const isSwapPte = (pte: number): boolean => (pte & PTE_SWAP) !== 0;
@@ -67,6 +71,7 @@ export function pteText(entry: number): string {
     isHiddenPte(entry) ? "PROT_NONE" : "",
     isSwapPte(entry) ? "swapped out" : "",
     isMigrationPte(entry) ? "under migration" : "",
+    isSpecialPte(entry) ? "special" : "",
   ];
   return `frame ${pteFrame(entry).toString(16)}: ${kinds.filter((kind) => kind !== "").join(" ")}`;
 }

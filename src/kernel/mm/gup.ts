@@ -11,11 +11,20 @@
 import { awaitUntil, type Cell, load, type Steps, store } from "../../engine/index.ts";
 import type { Hva, Pfn } from "../../machine/index.ts";
 import { readLock, readUnlock, spinLock, spinUnlock } from "../locks.ts";
-import { frameInHuge, isHugePte, isMigrationPte, isPresentPte, isWritablePte, makePte, pteFrame } from "./entry.ts";
+import {
+  frameInHuge,
+  isHugePte,
+  isMigrationPte,
+  isPresentPte,
+  isSpecialPte,
+  isWritablePte,
+  makePte,
+  pteFrame,
+} from "./entry.ts";
 import { doHugeWpPage, fillEntry, mayReuse, wpPageCopy } from "./fault.ts";
 import type { Mm } from "./mm.ts";
 import { putPage, tryGetPage } from "./page.ts";
-import { PROT_READ, PROT_WRITE, type Vma, vmaAt } from "./vma.ts";
+import { PROT_READ, PROT_WRITE, VM_PFNMAP, type Vma, vmaAt } from "./vma.ts";
 
 /** What get_user_pages found. */
 export interface UserPage {
@@ -40,7 +49,7 @@ export function* getUserPageFast(mm: Mm, addr: Hva, write: boolean): Steps<UserP
   if (isHugePte(entry)) return yield* grabHuge(mm, pmd, entry, { addr, level: 2, write });
   const cell = mm.pteOf(addr);
   const pte = yield* load(cell);
-  if (!isPresentPte(pte) || (write && !isWritablePte(pte))) return null;
+  if (!isPresentPte(pte) || isSpecialPte(pte) || (write && !isWritablePte(pte))) return null;
   return yield* grabStable(mm, cell, pte, pteFrame(pte), 1);
 }
 
@@ -90,6 +99,7 @@ export function* getUserPage(mm: Mm, addr: Hva, write: boolean): Steps<UserPage 
 /** get_user_pages_unlocked(), under mmap_lock; also what an access by the VMM itself amounts to. Null: no access there. */
 export function* followOrFault(mm: Mm, addr: Hva, write: boolean): Steps<UserPage | null> {
   const vma = vmaAt(mm, addr);
+  if (vma !== null && (vma.vm_flags.value & VM_PFNMAP) !== 0) return null;
   if (vma === null || (vma.vm_prot.value & (write ? PROT_WRITE : PROT_READ)) === 0) return null;
   for (;;) {
     yield* spinLock(mm.pageTableLock);

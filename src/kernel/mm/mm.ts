@@ -87,6 +87,8 @@ export class Mm {
   readonly sharedPages: boolean;
   readonly kernel: "6.12" | "7.2";
   policy: HostPolicy | null = null;
+  /** Some VMA has a driver's frames (pfnmap.ts). */
+  hasPfnMaps = false;
   /** /sys/kernel/mm/transparent_hugepage: `enabled`, `use_zero_page`. Written with nobody else running. */
   readonly thp: { mode: "always" | "madvise" | "never"; usesZeroPage: boolean } = {
     mode: "madvise",

@@ -10,6 +10,7 @@ import { type Hva, hva, offsetInPage, PAGE_SIZE, type Pfn } from "../../machine/
 import { getUserPage, getUserPageFast } from "./gup.ts";
 import type { Mm } from "./mm.ts";
 import { putPage } from "./page.ts";
+import { usePfn } from "./pfnmap.ts";
 
 /** Bytes of one access; it is aligned to them. */
 export type UserAccessSize = 1 | 2 | 4 | 8;
@@ -25,6 +26,10 @@ function* usePage(mm: Mm, addr: Hva, write: boolean, atomic: boolean): Steps<Use
   const page = hva(addr - offsetInPage(addr));
   const decided = mm.policy?.frameForUser(page, write) ?? null;
   if (decided !== null) return { frame: decided, counted: false };
+  if (mm.hasPfnMaps) {
+    const frame = yield* usePfn(mm, page, write);
+    if (frame !== null) return { frame, counted: true };
+  }
   const found = atomic ? yield* getUserPageFast(mm, page, write) : yield* getUserPage(mm, page, write);
   return found === null ? null : { frame: found.pfn, counted: true };
 }
@@ -81,13 +86,21 @@ export function* tryCmpxchgUser(
 ): Steps<U64 | null> {
   const page = yield* usePage(mm, addr, true, false);
   if (page === null) return null;
-  const place = placeOf(page, addr);
-  const found =
-    size === 8
-      ? yield* compareExchange(wideCell(mm.world, place), expected, replacement)
-      : u64(0, yield* compareExchange(narrowCell(mm.world, place, size), expected.lo >>> 0, replacement.lo >>> 0));
+  const found = yield* compareExchangeAt(mm.world, placeOf(page, addr), size, expected, replacement);
   yield* unusePage(mm, page);
   return found;
+}
+
+/** cmpxchg of a word at a physical address; the value found. Of less than eight bytes the rest is zero. */
+export function* compareExchangeAt(
+  world: World,
+  place: number,
+  size: UserAccessSize,
+  expected: U64,
+  replacement: U64,
+): Steps<U64> {
+  if (size === 8) return yield* compareExchange(wideCell(world, place), expected, replacement);
+  return u64(0, yield* compareExchange(narrowCell(world, place, size), expected.lo >>> 0, replacement.lo >>> 0));
 }
 
 /** __copy_to_user() of up to eight bytes inside one page; false when the process may not write there. */

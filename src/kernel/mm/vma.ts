@@ -34,6 +34,8 @@ export const VM_DONTDUMP = 128;
 export const VM_WIPEONFORK = 256;
 export const VM_RAND_READ = 512;
 export const VM_SEQ_READ = 1024;
+/** Frames of a driver's (pfnmap.ts); `vm_pgoff` is the first one's number, if they lie in a row. */
+export const VM_PFNMAP = 2048;
 
 const VM_HUGETLB = VM_HUGETLB_2M | VM_HUGETLB_1G;
 

@@ -14,6 +14,7 @@ import {
   hasPage,
   isHugePte,
   isPresentPte,
+  isSpecialPte,
   isSwapPte,
   PMD_SIZE,
   PUD_SIZE,
@@ -64,7 +65,7 @@ function* revokeEntries(mm: Mm, range: NotifierRange, because: string): Steps<vo
     if (huge === null) {
       const pte = yield* load(mm.pteOf(addr));
       const frame = pteFrame(pte);
-      const isAlone = isPresentPte(pte) && mm.frames.folioPages(frame) === 1;
+      const isAlone = isPresentPte(pte) && !isSpecialPte(pte) && mm.frames.folioPages(frame) === 1;
       if (isAlone && isRevocable(mm, frame)) yield* revokeFrame(mm.frames, frame, because);
       addr = hva(addr + PAGE_SIZE);
       continue;
@@ -159,7 +160,7 @@ function* zapEntry(mm: Mm, addr: Hva, what: ZapWhat, freed: Pfn[]): Steps<Hva> {
     if (!hasPage(old) || !mm.frames.hasFlag(pteFrame(old), PG_FILE)) return next;
   }
   const pte = yield* exchange(cell, 0);
-  if (hasPage(pte)) noteUnmapped(mm, pteFrame(pte), freed);
+  if (hasPage(pte) && !isSpecialPte(pte)) noteUnmapped(mm, pteFrame(pte), freed);
   if (isSwapPte(pte)) freed.push(pteFrame(pte));
   return next;
 }
