@@ -196,10 +196,14 @@ export class Srcu {
   readonly name: string;
   /** Open sections, by thread. */
   readonly open: readonly Cell[];
+  readonly lockText: string;
+  readonly unlockText: string;
 
   constructor(world: World, name: string) {
     this.world = world;
     this.name = name;
+    this.lockText = `srcu_read_lock(&${name})`;
+    this.unlockText = `srcu_read_unlock(&${name})`;
     this.open = cells(world, `${name}.open`, world.tasksMax);
   }
 
@@ -212,12 +216,12 @@ export class Srcu {
 /** srcu_read_lock(). Sections of one structure may nest; they end in any order, since they are only counted. */
 export function srcuReadLock(srcu: Srcu): Operation<number> {
   const open = srcu.own();
-  return exchange(open, open.value + 1, `srcu_read_lock(&${srcu.name})`);
+  return exchange(open, open.value + 1, srcu.lockText);
 }
 
 export function srcuReadUnlock(srcu: Srcu): Operation<number> {
   const open = srcu.own();
-  return exchange(open, open.value - 1, `srcu_read_unlock(&${srcu.name})`);
+  return exchange(open, open.value - 1, srcu.unlockText);
 }
 
 export function* synchronizeSrcu(srcu: Srcu): Steps<void> {

@@ -273,8 +273,8 @@ function* access(guest: GuestCpu, action: MemoryAccess, cpl: 0 | 3): Steps<VmExi
     const place = placeOf(i);
     observe(guest, action, cpl, { gva: (gva + i) as Gva, size: 1, value: u64(0, byte) }, place);
     const cell = new Cell<number>(guest.world, place, 1, false);
-    if (kind === "write") yield* store(cell, byte, labelOf(action));
-    else yield* load(cell, labelOf(action));
+    if (kind === "write") yield* store(cell, byte, labelOf(guest, action));
+    else yield* load(cell, labelOf(guest, action));
   }
   return null;
 }
@@ -299,7 +299,9 @@ export function bytesOf(value: U64, size: number): number[] {
   return Array.from({ length: size }, (_, i) => ((i < 4 ? value.lo : value.hi) >>> (8 * (i % 4))) & 0xff);
 }
 
-function labelOf(action: MemoryAccess): string {
+/** A text for each access of the guest is for who sees it. */
+function labelOf({ world }: GuestCpu, action: MemoryAccess): string {
+  if (world.current?.unwatched) return "";
   return `guest: ${action.access} gfn 0x${Math.floor(action.gva / PAGE_SIZE).toString(16)}`;
 }
 
@@ -307,7 +309,7 @@ function labelOf(action: MemoryAccess): string {
 function* accessWord(guest: GuestCpu, action: MemoryAccess, at: Hpa): Steps<void> {
   const { world } = guest;
   const { size, value } = action;
-  const label = labelOf(action);
+  const label = labelOf(guest, action);
   if (action.access === "rmw") {
     yield* fetchAdd(new Cell<number>(world, at, size, false), u64ToNumber(value), label);
   } else if (size === 8) {
@@ -324,7 +326,7 @@ function* accessWord(guest: GuestCpu, action: MemoryAccess, at: Hpa): Steps<void
 function* translate(guest: GuestCpu, addr: Gva, kind: AccessKind, cpl: 0 | 3): Steps<Hpa | VmExit> {
   const { mode, shadow, rip } = guest;
   const user = cpl === 3;
-  const cached = guest.tlb.lookup(addr, { kind, user, smep: mode.smep, smap: mode.smap });
+  const cached = guest.tlb.lookup(addr, kind, user, mode);
   if (cached !== null) return cached;
   const found =
     shadow === null

@@ -25,21 +25,38 @@ import {
   type World,
 } from "../engine/index.ts";
 
+interface InterruptTexts {
+  readonly noneHandled: string;
+  readonly allTaken: string;
+}
+
+const isZero = (value: number): boolean => value === 0;
+
 export class Interrupts {
   readonly world: World;
   readonly cpus: number;
   private readonly masked: readonly Cell[];
   private readonly pending: readonly Cell[];
   private readonly handling: readonly Cell[];
+  /** What diagrams say of the CPUs' waits; made once. */
+  private readonly texts: readonly InterruptTexts[];
 
   /** @param cpus how many CPUs there are; thread n runs on CPU n */
   constructor(world: World, cpus: number) {
     this.world = world;
     this.cpus = cpus;
     world.watchesBuffers = true;
+    this.texts = Array.from({ length: cpus }, (_, cpu) => ({
+      noneHandled: `CPU ${cpu}: no interrupt is handled`,
+      allTaken: `CPU ${cpu} has taken its IPIs`,
+    }));
     this.masked = cells(world, "irqs_off", cpus);
     this.pending = cells(world, "ipi_pending", cpus);
     this.handling = cells(world, "in_irq", cpus);
+  }
+
+  textsOf(cpu: number): InterruptTexts {
+    return this.texts[cpu] as InterruptTexts;
   }
 
   maskedOf(cpu: number): Cell {
@@ -63,14 +80,14 @@ export class Interrupts {
 export function* maskInterrupts(interrupts: Interrupts, cpu: number): Steps<void> {
   interrupts.world.clock?.enter("irqs-off");
   yield* storeNow(interrupts.maskedOf(cpu), 1, "local_irq_disable()");
-  yield* awaitUntil(interrupts.handlingOf(cpu), (handling) => handling === 0, `CPU ${cpu}: no interrupt is handled`);
+  yield* awaitUntil(interrupts.handlingOf(cpu), isZero, interrupts.textsOf(cpu).noneHandled);
 }
 
 /** local_irq_enable(): an interrupt that is pending is taken before the CPU goes on. */
 export function* unmaskInterrupts(interrupts: Interrupts, cpu: number): Steps<void> {
   yield* storeNow(interrupts.maskedOf(cpu), 0, "local_irq_enable()");
   interrupts.world.clock?.leave("irqs-off");
-  yield* awaitUntil(interrupts.pendingOf(cpu), (pending) => pending === 0, `CPU ${cpu} has taken its IPIs`);
+  yield* awaitUntil(interrupts.pendingOf(cpu), isZero, interrupts.textsOf(cpu).allTaken);
 }
 
 /** True when an interrupt waits: the guest is left before its next instruction. */

@@ -15,7 +15,9 @@
 import {
   Cell,
   compareExchange,
+  compareExchangeEntry,
   load,
+  loadEntry,
   orU64,
   type Steps,
   sameU64,
@@ -125,8 +127,8 @@ export function* nptWalk(
     let writable = true;
     let executable = true;
     for (let level: number = format.levels; ; level--) {
-      const cell = new Cell<U64>(world, table + 8 * tableIndex(frame, level), 8, true);
-      const entry = yield* load(cell);
+      const at = table + 8 * tableIndex(frame, level);
+      const entry = yield* loadEntry(world, at);
       if (!format.isPresent(entry)) return nestedFault(format, addr, kind, stage, 0);
       if (hasAddressReservedBits(entry) || format.isMisconfigured(entry))
         return reservedFault(format, addr, kind, stage);
@@ -142,7 +144,7 @@ export function* nptWalk(
       const dirty = kind === "write" || !format.keepsAccessedDirty || testU64(entry, format.dirty);
       const wanted = isLeaf && kind === "write" ? orU64(format.accessed, format.dirty) : format.accessed;
       if (format.pml?.isFull && !sameU64(orU64(entry, wanted), entry)) return LOG_FULL;
-      if (!(yield* setAccessedDirty(cell, entry, wanted))) break;
+      if (!(yield* setAccessedDirty(world, at, entry, wanted))) break;
       if (isLeaf) {
         if (format.pml !== null && kind === "write" && !testU64(entry, format.dirty)) format.pml.entries.push(addr);
         const offset = addr % (PAGE_SIZE * pagesPerLevel(level));
@@ -193,30 +195,34 @@ function reservedFault(format: NestedFormat, gpa: Gpa, kind: AccessKind, stage: 
 }
 
 /** Sets the bits in the entry that was read; false when the entry is no longer the same. */
-function* setAccessedDirty(cell: Cell<U64>, entry: U64, wanted: U64): Steps<boolean> {
-  const updated = orU64(entry, wanted);
-  if (sameU64(updated, entry)) return true;
-  return sameU64(yield* compareExchange(cell, entry, updated), entry);
+function* setAccessedDirty(world: World, at: number, entry: U64, wanted: U64): Steps<boolean> {
+  if ((entry.lo & wanted.lo) === wanted.lo && (entry.hi & wanted.hi) === wanted.hi) return true;
+  return sameU64(yield* compareExchangeEntry(world, at, entry, orU64(entry, wanted)), entry);
 }
 
 // --- rights ----------------------------------------------------------------------------------------------------------
 
-/** What the entries on the way allow, all together. */
-interface Rights {
-  readonly writable: boolean;
-  readonly executable: boolean;
-  readonly user: boolean;
+/** What the entries on the way allow, all together: a bit each. */
+const RIGHT_TO_WRITE = 1;
+const RIGHT_TO_EXECUTE = 2;
+/** User mode may use it. */
+const RIGHT_OF_USER = 4;
+const ALL_RIGHTS = RIGHT_TO_WRITE | RIGHT_TO_EXECUTE | RIGHT_OF_USER;
+
+function narrowed(rights: number, entry: U64, nx: boolean): number {
+  let left = rights;
+  if (!isWritable(entry)) left &= ~RIGHT_TO_WRITE;
+  if (nx && !isExecutable(entry)) left &= ~RIGHT_TO_EXECUTE;
+  if (!isUser(entry)) left &= ~RIGHT_OF_USER;
+  return left;
 }
 
-const ALL_RIGHTS: Rights = { writable: true, executable: true, user: true };
-
-function narrowed(rights: Rights, entry: U64, nx: boolean): Rights {
-  return {
-    writable: rights.writable && isWritable(entry),
-    executable: rights.executable && (isExecutable(entry) || !nx),
-    user: rights.user && isUser(entry),
-  };
+function isAllowed(rights: number, right: number): boolean {
+  return (rights & right) !== 0;
 }
+
+/** Bits that the walk sets in a leaf through which it writes. */
+const ACCESSED_AND_DIRTY = orU64(PT_ACCESSED_MASK, PT_DIRTY_MASK);
 
 /** Who accesses, and what protects the supervisor from itself. */
 export interface Accessor {
@@ -228,11 +234,11 @@ export interface Accessor {
   readonly smap: boolean;
 }
 
-function isDenied(rights: Rights, { kind, user, wp, smep, smap }: Accessor): boolean {
-  if (kind === "write" && !rights.writable && (user || wp)) return true;
-  if (kind === "exec" && !rights.executable) return true;
-  if (user) return !rights.user;
-  return rights.user && (kind === "exec" ? smep : smap);
+function isDenied(rights: number, { kind, user, wp, smep, smap }: Accessor): boolean {
+  if (kind === "write" && !isAllowed(rights, RIGHT_TO_WRITE) && (user || wp)) return true;
+  if (kind === "exec" && !isAllowed(rights, RIGHT_TO_EXECUTE)) return true;
+  if (user) return !isAllowed(rights, RIGHT_OF_USER);
+  return isAllowed(rights, RIGHT_OF_USER) && (kind === "exec" ? smep : smap);
 }
 
 // --- the guest's own tables ------------------------------------------------------------------------------------------
@@ -270,7 +276,7 @@ export function* guestWalk(
       if (!isPdpte) rights = narrowed(rights, entry, mode.nx);
       const isLeaf = isLastGuestEntry(mode, entry, level);
       if (isLeaf && isDenied(rights, accessor)) return fault(PFERR_PRESENT);
-      const wanted = isLeaf && kind === "write" ? orU64(PT_ACCESSED_MASK, PT_DIRTY_MASK) : PT_ACCESSED_MASK;
+      const wanted = isLeaf && kind === "write" ? ACCESSED_AND_DIRTY : PT_ACCESSED_MASK;
       if (!isPdpte && !place.writable && !sameU64(orU64(entry, wanted), entry)) {
         // Only now does the walk want to write to the table.
         const denied = yield* nptWalk(world, root, at, "write", PFERR_GUEST_PAGE, format);
@@ -285,9 +291,9 @@ export function* guestWalk(
         return {
           ...nested,
           level: Math.min(level, nested.level),
-          writable: nested.writable && (rights.writable || (!mode.wp && !user)),
-          executable: rights.executable && nested.executable,
-          user: rights.user,
+          writable: nested.writable && (isAllowed(rights, RIGHT_TO_WRITE) || (!mode.wp && !user)),
+          executable: isAllowed(rights, RIGHT_TO_EXECUTE) && nested.executable,
+          user: isAllowed(rights, RIGHT_OF_USER),
           dirty: nested.dirty && (kind === "write" || isDirty(entry)),
         };
       }
@@ -297,12 +303,12 @@ export function* guestWalk(
 }
 
 function* readGuestEntry(world: World, at: Hpa, size: 4 | 8): Steps<U64> {
-  if (size === 8) return yield* load(new Cell<U64>(world, at, 8, true));
+  if (size === 8) return yield* loadEntry(world, at);
   return u64(0, yield* load(new Cell<number>(world, at, 4, false)));
 }
 
 function* setGuestAccessedDirty(world: World, at: Hpa, size: 4 | 8, entry: U64, wanted: U64): Steps<boolean> {
-  if (size === 8) return yield* setAccessedDirty(new Cell<U64>(world, at, 8, true), entry, wanted);
+  if (size === 8) return yield* setAccessedDirty(world, at, entry, wanted);
   const old = entry.lo >>> 0;
   const updated = orU64(entry, wanted).lo >>> 0;
   if (updated === old) return true;
@@ -315,6 +321,10 @@ function* setGuestAccessedDirty(world: World, at: Hpa, size: 4 | 8, entry: U64, 
 export interface ShadowRoot {
   readonly hpa: Hpa;
   readonly levels: 3 | 4 | 5;
+}
+
+function guestFault(gva: Gva, errorCode: number): GuestFault {
+  return { kind: "guest-fault", gva, errorCode };
 }
 
 /**
@@ -331,28 +341,33 @@ export function* shadowWalk(
 ): Steps<Translation | GuestFault> {
   const accessor: Accessor = { kind, user, wp: true, smep: mode.smep, smap: mode.smap };
   const error = errorBits(kind) + (user ? PFERR_USER : 0);
-  const fault = (extra: number): GuestFault => ({ kind: "guest-fault", gva: addr, errorCode: error + extra });
   const frame = Math.floor(addr / PAGE_SIZE);
   for (;;) {
     let table = root.hpa as number;
     let rights = ALL_RIGHTS;
     for (let level: number = root.levels; ; level--) {
       const isPdpte = root.levels === 3 && level === 3;
-      const index = isPdpte ? tableIndex(frame, 3) % 4 : tableIndex(frame, level);
-      const cell = new Cell<U64>(world, table + 8 * index, 8, true);
-      const entry = yield* load(cell);
-      if (!isPresent(entry)) return fault(0);
-      if (hasAddressReservedBits(entry)) return fault(PFERR_RSVD);
+      const index = isPdpte ? tableIndex(frame, 3) & 3 : tableIndex(frame, level);
+      const at = table + 8 * index;
+      const entry = yield* loadEntry(world, at);
+      if (!isPresent(entry)) return guestFault(addr, error);
+      if (hasAddressReservedBits(entry)) return guestFault(addr, error + PFERR_RSVD);
       if (!isPdpte) rights = narrowed(rights, entry, true);
       const isLeaf = level === PG_LEVEL_4K || (!isPdpte && hasPageSize(entry));
-      if (isLeaf && isDenied(rights, accessor)) return fault(PFERR_PRESENT);
-      const wanted = isLeaf && kind === "write" ? orU64(PT_ACCESSED_MASK, PT_DIRTY_MASK) : PT_ACCESSED_MASK;
-      if (!isPdpte && !(yield* setAccessedDirty(cell, entry, wanted))) break;
+      if (isLeaf && isDenied(rights, accessor)) return guestFault(addr, error + PFERR_PRESENT);
+      const wanted = isLeaf && kind === "write" ? ACCESSED_AND_DIRTY : PT_ACCESSED_MASK;
+      if (!isPdpte && !(yield* setAccessedDirty(world, at, entry, wanted))) break;
       if (isLeaf) {
-        const offset = addr % (PAGE_SIZE * pagesPerLevel(level));
-        const hpa = (entryFrame(entry) * PAGE_SIZE + offset) as Hpa;
-        const dirty = kind === "write" || isDirty(entry);
-        return { kind: "translated", hpa, level, ...rights, dirty };
+        const offset = addr & (PAGE_SIZE * pagesPerLevel(level) - 1);
+        return {
+          kind: "translated",
+          hpa: (entryFrame(entry) * PAGE_SIZE + offset) as Hpa,
+          level,
+          writable: isAllowed(rights, RIGHT_TO_WRITE),
+          executable: isAllowed(rights, RIGHT_TO_EXECUTE),
+          user: isAllowed(rights, RIGHT_OF_USER),
+          dirty: kind === "write" || isDirty(entry),
+        };
       }
       table = entryFrame(entry) * PAGE_SIZE;
     }

@@ -7,6 +7,7 @@
  */
 import { type Gva, type Hpa, PAGE_SIZE, pagesPerLevel } from "./address.ts";
 import type { AccessKind, Translation } from "./page-walk.ts";
+import type { PagingMode } from "./paging-mode.ts";
 
 interface TlbEntry {
   readonly base: Hpa;
@@ -15,16 +16,6 @@ interface TlbEntry {
   readonly executable: boolean;
   /** User mode may use it. */
   readonly user: boolean;
-}
-
-/** What a look-up has to know of the CPU besides the address. */
-export interface TlbAccess {
-  readonly kind: AccessKind;
-  /** CPL 3. */
-  readonly user: boolean;
-  /** CR4.SMEP, CR4.SMAP: what the supervisor may not do with pages of user mode. */
-  readonly smep: boolean;
-  readonly smap: boolean;
 }
 
 /** Of a page of the level: its number, and the level in two bits below. */
@@ -36,15 +27,22 @@ const LEVELS = 4;
 
 export class Tlb {
   private readonly entries = new Map<number, TlbEntry>();
+  /** A bit for each level that has had an entry since all were flushed: nearly always one. */
+  private levels = 0;
 
-  /** The host-physical address for an access, or null when it is not cached with the rights needed. */
-  lookup(addr: Gva, { kind, user, smep, smap }: TlbAccess): Hpa | null {
+  /**
+   * The host-physical address for an access, or null when it is not cached with the rights needed.
+   * @param user CPL 3
+   * @param mode says what the supervisor may not do with pages of user mode
+   */
+  lookup(addr: Gva, kind: AccessKind, user: boolean, { smep, smap }: PagingMode): Hpa | null {
     for (let level = 1; level <= 3; level++) {
+      if ((this.levels & (1 << level)) === 0) continue;
       const entry = this.entries.get(keyOf(addr, level));
       if (entry === undefined) continue;
       if ((kind === "write" && !entry.writable) || (kind === "exec" && !entry.executable)) continue;
       if (user ? !entry.user : entry.user && (kind === "exec" ? smep : smap)) continue;
-      return (entry.base + (addr % (PAGE_SIZE * pagesPerLevel(level)))) as Hpa;
+      return (entry.base + (addr & (PAGE_SIZE * pagesPerLevel(level) - 1))) as Hpa;
     }
     return null;
   }
@@ -53,8 +51,9 @@ export class Tlb {
   fill(addr: Gva, found: Translation): void {
     const { level, hpa, executable, user } = found;
     const size = PAGE_SIZE * pagesPerLevel(level);
-    const base = (hpa - (hpa % size)) as Hpa;
+    const base = (hpa - (hpa & (size - 1))) as Hpa;
     const writable = found.writable && found.dirty;
+    this.levels |= 1 << level;
     this.entries.set(keyOf(addr, level), { base, level, writable, executable, user });
   }
 
@@ -67,10 +66,12 @@ export class Tlb {
 
   /** Everything that another has. */
   fillFrom(other: Tlb): void {
+    this.levels |= other.levels;
     for (const [key, entry] of other.entries) this.entries.set(key, entry);
   }
 
   flushAll(): void {
+    this.levels = 0;
     this.entries.clear();
   }
 
