@@ -64,6 +64,8 @@ export interface SpteLayout {
   /** SHADOW_ACC_TRACK_SAVED_BITS_MASK and _SHIFT */
   readonly savedRights: number;
   readonly savedShift: number;
+  /** What make_spte() has made so far, by what decides it. */
+  readonly leafBits: U64[];
   /** SHADOW_NONPRESENT_VALUE */
   readonly nonPresent: U64;
   /** FROZEN_SPTE */
@@ -81,8 +83,8 @@ const bits = (...numbers: readonly number[]): U64 => numbers.map(bitU64).reduce(
 const NON_PRESENT: U64 = bitU64(63);
 const FROZEN_LOW: Readonly<Record<KernelVersion, number>> = { "6.12": 0x5a0, "7.2": 0x1a0 };
 
-function commonBits(kernel: KernelVersion): Pick<SpteLayout, "kernel" | "nonPresent" | "frozen"> {
-  return { kernel, nonPresent: NON_PRESENT, frozen: orU64(NON_PRESENT, u64(0, FROZEN_LOW[kernel])) };
+function commonBits(kernel: KernelVersion): Pick<SpteLayout, "kernel" | "leafBits" | "nonPresent" | "frozen"> {
+  return { kernel, leafBits: [], nonPresent: NON_PRESENT, frozen: orU64(NON_PRESENT, u64(0, FROZEN_LOW[kernel])) };
 }
 
 function adTypes(first: number): Pick<SpteLayout, "adType" | "adDisabled" | "adWrprotOnly"> {

@@ -171,23 +171,55 @@ export function makeSpte(layout: SpteLayout, request: SpteRequest): U64 {
   const { level, prefetch, hostWritable } = request;
   const isNewer = layout.kernel === "7.2";
   const isHuge = level > PG_LEVEL_4K;
-  const exec = request.exec && !(isHuge && request.nxHugePages);
-  let spte = orU64(SPTE_MMU_PRESENT_MASK, orU64(layout.present, layout.read));
-  if (!layout.adEnabled) spte = orU64(spte, layout.adDisabled);
-  if (!prefetch || (isNewer && request.synchronizing)) spte = orU64(spte, accessedMask(layout));
-  spte = orU64(spte, exec ? layout.exec : layout.nx);
-  if (request.user) spte = orU64(spte, layout.user);
-  if (isHuge) spte = orU64(spte, PT_PAGE_SIZE_MASK);
-  spte = orU64(spte, orU64(layout.memoryType, frameBits(request.pfn)));
-  if (hostWritable) spte = orU64(spte, layout.hostWritable);
+  let is = 0;
+  if (!prefetch || (isNewer && request.synchronizing)) is |= IS_ACCESSED;
+  if (request.exec && !(isHuge && request.nxHugePages)) is |= IS_EXECUTABLE;
+  if (request.user) is |= IS_USERS;
+  if (isHuge) is |= IS_HUGE;
+  if (hostWritable) is |= IS_HOST_WRITABLE;
   // Whether it was present is not asked: an MMIO entry has the bit of W too.
   const wasWritable = isLastSpte(request.old, level) && isWritablePte(request.old);
   if (hostWritable && request.write && (wasWritable || request.mayWrite)) {
-    spte = orU64(spte, orU64(PT_WRITABLE_MASK, layout.mmuWritable));
+    is |= IS_WRITABLE;
     // 6.12 leaves D alone when the old entry was writable already.
-    if (isNewer || !wasWritable) spte = orU64(spte, dirtyMask(layout));
+    if (isNewer || !wasWritable) is |= IS_DIRTY;
   }
-  return prefetch && !(isNewer && request.synchronizing) ? markSpteForAccessTrack(layout, spte) : spte;
+  return orU64(leafBits(layout, is), frameBits(request.pfn));
+}
+
+/** What decides all bits of a leaf but its frame. */
+const IS_ACCESSED = 1;
+const IS_EXECUTABLE = 2;
+const IS_USERS = 4;
+const IS_HUGE = 8;
+const IS_HOST_WRITABLE = 16;
+const IS_WRITABLE = 32;
+const IS_DIRTY = 64;
+
+/** The bits of a leaf besides its frame: made once for each combination. */
+function leafBits(layout: SpteLayout, is: number): U64 {
+  return layout.leafBits[is] ?? addLeafBits(layout, is);
+}
+
+function addLeafBits(layout: SpteLayout, is: number): U64 {
+  const masks: readonly (readonly [condition: boolean, mask: U64])[] = [
+    [true, SPTE_MMU_PRESENT_MASK],
+    [true, layout.present],
+    [true, layout.read],
+    [true, layout.memoryType],
+    [!layout.adEnabled, layout.adDisabled],
+    [(is & IS_ACCESSED) !== 0, accessedMask(layout)],
+    [true, (is & IS_EXECUTABLE) !== 0 ? layout.exec : layout.nx],
+    [(is & IS_USERS) !== 0, layout.user],
+    [(is & IS_HUGE) !== 0, PT_PAGE_SIZE_MASK],
+    [(is & IS_HOST_WRITABLE) !== 0, layout.hostWritable],
+    [(is & IS_WRITABLE) !== 0, orU64(PT_WRITABLE_MASK, layout.mmuWritable)],
+    [(is & IS_DIRTY) !== 0, dirtyMask(layout)],
+  ];
+  const bits = masks.reduce((all, [condition, mask]) => (condition ? orU64(all, mask) : all), NO_BITS);
+  const made = (is & IS_ACCESSED) !== 0 ? bits : markSpteForAccessTrack(layout, bits);
+  layout.leafBits[is] = made;
+  return made;
 }
 
 /** spte_shadow_accessed_mask(): before 7.2 only entries that the hardware keeps A in have it. */

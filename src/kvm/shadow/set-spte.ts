@@ -154,7 +154,12 @@ function* prefetchGpte(vcpu: Vcpu, shadow: ShadowMmu, sptep: Sptep, gpte: U64, a
   const frame = toGfn(guestEntryFrame(vcpu.guest.mode, gpte, PG_LEVEL_4K));
   const rights = allowed & gpteAccess(shadow.bits, gpte);
   const access = protectCleanGpte(shadow.bits, rights, gpte);
-  return (yield* prefetchSptes(vcpu, shadow, sptep, frame, 1, access)) === 1;
+  const slot = yield* slotToPrefetch(shadow, frame, 1, access);
+  if (slot === null) return false;
+  const pfn = yield* pageToPrefetch(shadow, slot, frame);
+  if (pfn === null) return false;
+  yield* setPrefetched(vcpu, shadow, { slot, sptep, gfn: frame, pfn, access });
+  return true;
 }
 
 /** direct_pte_prefetch(), __direct_pte_prefetch() */
@@ -188,36 +193,53 @@ function* prefetchSptes(
   count: number,
   access: number,
 ): Steps<number> {
-  const { kvm } = shadow;
-  const slot = yield* gfnToMemslot(kvm.memslots, frame);
+  const slot = yield* slotToPrefetch(shadow, frame, count, access);
   if (slot === null) return 0;
-  // A page that is filled in ahead would be logged as written.
-  const logged = (access & shadow.bits.write) !== 0 ? KVM_MEM_LOG_DIRTY_PAGES : 0;
-  if ((slot.flags.value & (KVM_MEMSLOT_INVALID | KVM_MEM_READONLY | logged)) !== 0) return 0;
-  if (frame + count > slot.base_gfn.value + slot.npages.value) return 0;
   const found: Pfn[] = [];
   for (let i = 0; i < count; i++) {
-    const hva = gfnToHva(slot, toGfn(frame + i));
-    kvm.mm.policy?.beforePrefetch(hva);
-    const page = yield* getUserPageFast(kvm.mm, hva, true);
-    if (page === null) break;
-    found.push(page.pfn);
+    const pfn = yield* pageToPrefetch(shadow, slot, toGfn(frame + i));
+    if (pfn === null) break;
+    found.push(pfn);
   }
   for (let i = 0; i < found.length; i++) {
-    const sptep = first + 8 * i;
-    const gfn = toGfn(frame + i);
-    const pfn = found[i] as Pfn;
-    yield* mmuSetSpte(vcpu, shadow, {
-      slot,
-      sptep,
-      access,
-      gfn,
-      pfn,
-      hostWritable: true,
-      write: false,
-      prefetch: true,
-    });
-    yield* putPage(kvm.mm.frames, pfn);
+    const place = { slot, sptep: first + 8 * i, gfn: toGfn(frame + i), pfn: found[i] as Pfn, access };
+    yield* setPrefetched(vcpu, shadow, place);
   }
   return found.length;
+}
+
+/** The slot of frames that may be mapped ahead of use; null: they may not. */
+function* slotToPrefetch(shadow: ShadowMmu, frame: Gfn, count: number, access: number): Steps<KvmMemorySlot | null> {
+  const slot = yield* gfnToMemslot(shadow.kvm.memslots, frame);
+  if (slot === null) return null;
+  // A page that is filled in ahead would be logged as written.
+  const logged = (access & shadow.bits.write) !== 0 ? KVM_MEM_LOG_DIRTY_PAGES : 0;
+  if ((slot.flags.value & (KVM_MEMSLOT_INVALID | KVM_MEM_READONLY | logged)) !== 0) return null;
+  return frame + count > slot.base_gfn.value + slot.npages.value ? null : slot;
+}
+
+/** The host's page of a frame, if it is at hand, with a reference. */
+function* pageToPrefetch({ kvm }: ShadowMmu, slot: KvmMemorySlot, frame: Gfn): Steps<Pfn | null> {
+  const hva = gfnToHva(slot, frame);
+  kvm.mm.policy?.beforePrefetch(hva);
+  const page = yield* getUserPageFast(kvm.mm, hva, true);
+  return page === null ? null : page.pfn;
+}
+
+/** An entry ahead of use, and what is to stand there. */
+type PrefetchedSpte = Pick<SetSpteRequest, "sptep" | "gfn" | "pfn" | "access"> & { readonly slot: KvmMemorySlot };
+
+function* setPrefetched(vcpu: Vcpu, shadow: ShadowMmu, place: PrefetchedSpte): Steps<void> {
+  const { slot, sptep, gfn, pfn, access } = place;
+  yield* mmuSetSpte(vcpu, shadow, {
+    slot,
+    sptep,
+    gfn,
+    pfn,
+    access,
+    hostWritable: true,
+    write: false,
+    prefetch: true,
+  });
+  yield* putPage(shadow.kvm.mm.frames, pfn);
 }

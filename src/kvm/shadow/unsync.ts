@@ -41,10 +41,15 @@ export interface UnsyncRequest {
 
 /** mmu_try_to_unsync_pages(): true when the frame may be mapped writable. */
 export function* mmuTryToUnsyncPages(shadow: ShadowMmu, request: UnsyncRequest): Steps<boolean> {
-  const { slot, gfn, synchronizing, prefetch, unmarked } = request;
+  const { slot, gfn } = request;
   if (yield* kvmGfnIsWriteTracked(shadow, slot, gfn)) return false;
   // Where a huge page is allowed, nothing is shadowed.
   if (shadow.kernel === "7.2" && !isLpageDisallowed(shadow.world, slot, gfn, PG_LEVEL_2M)) return true;
+  return yield* tryToUnsyncPagesOf(shadow, request);
+}
+
+function* tryToUnsyncPagesOf(shadow: ShadowMmu, request: UnsyncRequest): Steps<boolean> {
+  const { gfn, synchronizing, prefetch, unmarked } = request;
   let locked = false;
   for (const sp of shadow.validPagesOf(gfn)) {
     if (synchronizing) return false;
