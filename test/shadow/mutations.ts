@@ -168,8 +168,8 @@ export const SHADOW_MUTATIONS: readonly ShadowMutation[] = [
   {
     name: "so is what is below it",
     file: "kvm/shadow/fetch.ts",
-    find: "    const isBehind = sp !== null && sp.unsync_children.value !== 0;\n",
-    replace: "    const isBehind = sp !== null && sp.unsync_children.value < 0;\n",
+    find: "    const isBehind = syncs && sp !== null && sp.unsync_children.value !== 0;\n",
+    replace: "    const isBehind = syncs && sp !== null && sp.unsync_children.value < 0;\n",
     seed: -1,
     caught: COHERENCE,
   },
