@@ -104,7 +104,8 @@ class Guest {
 
   /** @param rounds of both kinds */
   constructor(rounds: number) {
-    const staticBytes = FRAMES * (PAGE_SIZE + 256) + (1 + PREFETCHED) * rounds * (TABLES + 3) * SHADOW_PAGE_BYTES + 2 ** 26;
+    const staticBytes =
+      FRAMES * (PAGE_SIZE + 256) + (1 + PREFETCHED) * rounds * (TABLES + 3) * SHADOW_PAGE_BYTES + 2 ** 26;
     this.world = new World({ staticBytes, arenaBytes: PAGE_SIZE, tasksMax: 4 });
     const { world } = this;
     const mm = new Mm(world, new PageFrames(world), BASE, FRAMES);
