@@ -102,6 +102,11 @@ export const FIXES = {
     commit: "edb298c663fc",
     without: "a range that is zapped for a reason of KVM's own is no invalidation: faults under way do not see it",
   },
+  "apic-page-reloaded-before-unmap": {
+    bug: "T12",
+    commit: "e649b3f0188f",
+    without: "the APIC's page is looked up without a look at invalidations in progress",
+  },
   "tdp-plain-write-loses-dirty": {
     bug: "T02",
     commit: "ba3a6120a4e7",

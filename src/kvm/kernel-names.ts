@@ -391,6 +391,7 @@ export const KERNEL_NAMES: Readonly<Record<string, string>> = {
   vmaAdjustTransHuge: "vma_adjust_trans_huge",
   vmaAt: "vma_lookup",
   vmxFlushPmlBuffer: "vmx_flush_pml_buffer",
+  vmxSetApicAccessPageAddr: "vmx_set_apic_access_page_addr",
   waitForInvalidations: "gpc_wait_for_invalidations",
   wakeUp: "wake_up_all",
   walkAddr: "FNAME(walk_addr)",

@@ -38,7 +38,7 @@ import {
   type VmExit,
   vmrun,
 } from "../machine/index.ts";
-import { kvmVcpuUpdateApicv } from "./apic-access.ts";
+import { kvmVcpuUpdateApicv, vmxSetApicAccessPageAddr } from "./apic-access.ts";
 import { kvmVcpuMarkPageDirty } from "./dirty-log.ts";
 import { DirtyRing, kvmDirtyRingCheckRequest } from "./dirty-ring.ts";
 import {
@@ -55,6 +55,7 @@ import { kvmMmuPageFault } from "./mmu.ts";
 import { INVALID_ROOT } from "./mmu-roots.ts";
 import {
   IN_GUEST_MODE,
+  KVM_REQ_APIC_PAGE_RELOAD,
   KVM_REQ_APICV_UPDATE,
   KVM_REQ_CLOCK_UPDATE,
   KVM_REQ_MMU_FREE_OBSOLETE_ROOTS,
@@ -230,8 +231,9 @@ function* handleRequests(vcpu: Vcpu): Steps<boolean> {
   }
   if (yield* kvmCheckRequest(vcpu, KVM_REQ_TLB_FLUSH_CURRENT)) flushTlb(vcpu);
   if (yield* kvmCheckRequest(vcpu, KVM_REQ_TLB_FLUSH_GUEST)) yield* kvmVcpuFlushTlbGuest(vcpu);
-  const hasApic = vcpu.vm.kvm.apicAccess !== null;
-  if (hasApic && (yield* kvmCheckRequest(vcpu, KVM_REQ_APICV_UPDATE))) yield* kvmVcpuUpdateApicv(vcpu);
+  if (vcpu.vm.kvm.apicAccess === null) return false;
+  if (yield* kvmCheckRequest(vcpu, KVM_REQ_APIC_PAGE_RELOAD)) yield* vmxSetApicAccessPageAddr(vcpu);
+  if (yield* kvmCheckRequest(vcpu, KVM_REQ_APICV_UPDATE)) yield* kvmVcpuUpdateApicv(vcpu);
   return false;
 }
 

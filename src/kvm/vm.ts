@@ -2,7 +2,8 @@
  * A VM on x86: struct kvm with its TDP MMU, its vCPUs, and the interrupts of the CPUs that they run on.
  */
 import { type Cell, cell, type Steps, type World } from "../engine/index.ts";
-import type { Interrupts } from "../machine/index.ts";
+import type { Gfn, Interrupts } from "../machine/index.ts";
+import { reloadIfUnmapped } from "./apic-access.ts";
 import { kvmMmuSlotApplyFlags, kvmPrepareDirtyBitmap } from "./dirty-log.ts";
 import type { Kvm } from "./kvm.ts";
 import type { MemslotUpdate } from "./memory-region.ts";
@@ -41,7 +42,8 @@ export class Vm {
     this.shadow = npt && tdpMmu ? null : new ShadowMmu(this);
     this.ops = this.shadow === null ? tdpOps(this) : shadowOps(this.shadow);
     kvm.arch = {
-      unmapGfnRange: (start, end) => this.ops.unmapGfnRange({ start, end }),
+      unmapGfnRange: (start, end) =>
+        kvm.apicAccess === null ? this.ops.unmapGfnRange({ start, end }) : this.unmapWithApic(start, end),
       ageGfnRange: (start, end, test) => this.ops.ageGfnRange({ start, end }, test),
       flushRemoteTlbs: () => kvmFlushRemoteTlbs(this),
       flushShadowMemslot: (slot) => kvmArchFlushShadowMemslot(this, slot),
@@ -71,6 +73,12 @@ export class Vm {
     const vcpu = new Vcpu(this, this.vcpus.length, cpu);
     this.vcpus.push(vcpu);
     return vcpu;
+  }
+
+  private *unmapWithApic(start: Gfn, end: Gfn): Steps<boolean> {
+    const flush = yield* this.ops.unmapGfnRange({ start, end });
+    yield* reloadIfUnmapped(this, start, end);
+    return flush;
   }
 
   emit(event: KvmEvent): void {

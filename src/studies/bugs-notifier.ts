@@ -4,9 +4,10 @@
  * Tasks: vcpu0 runs a guest; munmap, vmm, host and zap are threads of the VMM's process; irq0 is the CPU's interrupt handler.
  */
 import { join, type Steps, type Task } from "../engine/index.ts";
-import { invalidateRange, mprotect, munmap, PROT_READ } from "../kernel/index.ts";
+import { invalidateRange, migratePage, mprotect, munmap, PROT_READ } from "../kernel/index.ts";
 import { kvmAllocApicAccessPage, kvmSetApicvInhibit } from "../kvm/apic-access.ts";
 import { kvmSetMemoryRegion } from "../kvm/memory-region.ts";
+import { KVM_REQ_APIC_PAGE_RELOAD } from "../kvm/requests.ts";
 import { kvmArchVcpuIoctlRun, type RunResult } from "../kvm/vcpu.ts";
 import { type GuestInstruction, gfn, touch } from "../machine/index.ts";
 import { tdpRootsProblem } from "../oracle/tdp-roots.ts";
@@ -44,7 +45,7 @@ function* addSlot({ vm }: TdpScene): Steps<void> {
 
 /** Guest frame 2 is the APIC's page. */
 function* giveApic({ vm }: TdpScene): Steps<void> {
-  kvmAllocApicAccessPage(vm.kvm, gfn(NEW), hostPage(1));
+  kvmAllocApicAccessPage(vm, gfn(NEW), hostPage(1));
 }
 
 /** What it touches while the other thread is at it, and once more when that has ended. */
@@ -56,7 +57,39 @@ function* beforeAndAfter(scene: TdpScene, other: string): Steps<RunResult> {
   return yield* kvmArchVcpuIoctlRun(vcpu, [touch(NEW, "read")]);
 }
 
+/** What the vCPU's controls point to is what the process has there, or is about to be looked up. */
+function apicIsLoaded({ vm, mm }: TdpScene): string | null {
+  const frame = mm.frameAt(hostPage(1));
+  for (const [id, loaded] of (vm.kvm.apicAccess?.loaded ?? []).entries()) {
+    const isPending = ((vm.vcpus[id]?.requests.peek() ?? 0) & KVM_REQ_APIC_PAGE_RELOAD) !== 0;
+    if (!isPending && loaded.peek() !== frame)
+      return `vcpu${id} has the APIC's page at frame ${loaded.peek()}, the host has moved it to ${frame}`;
+  }
+  return null;
+}
+
 const SCENARIOS: readonly BugScenario[] = [
+  {
+    ...onTdp("apic-moved", {
+      frames: FRAMES,
+      variants: { gfnEnd: NEW + 1, faultsMax: Number.POSITIVE_INFINITY },
+      guests: [[read0]],
+      warm: [0],
+      prepare: giveApic,
+      threads: { host: ({ mm }) => migratePage(mm, hostPage(1)) },
+      check: apicIsLoaded,
+    }),
+    property: "final",
+    models: ["sc"],
+    strategy: "graph",
+    because: "a vCPU that is asked before the page is gone sees the invalidation, and asks itself once more",
+    without: {
+      "apic-page-reloaded-before-unmap": {
+        because:
+          "the page is looked up when start() has returned, and the host has not moved it yet: it is the old one",
+      },
+    },
+  },
   {
     ...onTdp("apic", {
       frames: FRAMES,
