@@ -55,6 +55,18 @@ test("the race in the README is the one that the study gives", () => {
   else expect(shown, "run npm run docs").toBe(wanted);
 });
 
+test("counts that are shown are those of the study", () => {
+  const printed = run(["check", "gpc-refresh", "--variant", "D0", "--variant", "D0h", "--model", "sc"]);
+  const explored = (text: string, row: string): string =>
+    new RegExp(`^${row.replaceAll(" ", " +")} +(\\d+) runs`, "m").exec(text)?.[1] ?? "";
+  for (const row of ["D0 use isolation sc holds", "D0h use isolation sc fails"]) {
+    expect(explored(printed, row)).not.toBe("");
+    expect(explored(read("README.md"), row), row).toBe(explored(printed, row));
+  }
+  const steps = /makes no progress: the last (\d+) steps/.exec(printed)?.[1];
+  expect(page).toContain(`a lasso of ${steps} steps`);
+});
+
 /** From the title of D0h's race to the command that reproduces it. */
 function raceIn(text: string): string {
   return /^D0h: [\s\S]*?^racewalk replay (?:.*\\\n)*.*$/m.exec(text)?.[0] ?? "";
