@@ -5,7 +5,7 @@
  * the locks were dropped at this entry: the next step starts again from the root, towards the same frame.
  * Stands for tdp_iter.c of 6.12 and 7.2. Runs inside an RCU read-side section, which keeps the tables that it is in allocated.
  */
-import { Cell, loadEntry, type Steps, type U64, type World } from "../engine/index.ts";
+import { Cell, loadEntry, type Steps, type U64, u64, type World } from "../engine/index.ts";
 import { type Gfn, PAGE_SIZE, pagesPerLevel, tableIndex } from "../machine/index.ts";
 import { type KvmMmuPage, spGfn, spLevel } from "./mmu-page.ts";
 import { isLastSpte, isShadowPresentPte, spteToPfn } from "./spte.ts";
@@ -34,7 +34,9 @@ export class TdpIter {
   readonly ptPath: number[] = [0, 0, 0, 0, 0, 0];
   /** Address of the entry. */
   sptepAddr = 0;
-  oldSpte: U64 = { hi: 0, lo: 0 };
+  /** Halves of {@link oldSpte}: a walk over many entries keeps no object of each. */
+  private oldHi = 0;
+  private oldLo = 0;
   valid = true;
   yielded = false;
 
@@ -48,6 +50,16 @@ export class TdpIter {
     this.nextLastLevelGfn = start;
     this.yieldedGfn = start;
     this.gfn = spGfn(root);
+  }
+
+  /** The entry as the walk has read it last. */
+  get oldSpte(): U64 {
+    return u64(this.oldHi, this.oldLo);
+  }
+
+  set oldSpte({ hi, lo }: U64) {
+    this.oldHi = hi;
+    this.oldLo = lo;
   }
 
   /** All that the rest of the walk depends on, besides what it reads. */
