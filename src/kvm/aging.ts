@@ -16,13 +16,16 @@ import { clearU64, compareExchange, exchange, fetchAnd, type Steps, sameU64, sto
 import { assertHeldWrite, rcuReadLock, rcuReadUnlock } from "../kernel/index.ts";
 import { type Gfn, PG_LEVEL_4K } from "../machine/index.ts";
 import type { KvmMmuPage } from "./mmu-page.ts";
+import { kvmSetPfnDirty } from "./pfn-dirty.ts";
 import {
   isAccessedSpte,
   isLastSpte,
   isShadowPresentPte,
+  isWritablePte,
   markSpteForAccessTrack,
   spteAdEnabled,
   spteHasVolatileBits,
+  spteToPfn,
 } from "./spte.ts";
 import { tdpMmuClearSpteBits } from "./tdp-dirty.ts";
 import { type TdpIter, tdpIterNext, tdpIterStart } from "./tdp-iter.ts";
@@ -62,6 +65,7 @@ function* ageGfnRange(tdp: TdpMmu, iter: TdpIter): Steps<void> {
     yield* tdpMmuClearSpteBits(tdp, iter, layout.accessed);
     return;
   }
+  if (isWritablePte(iter.oldSpte)) kvmSetPfnDirty(tdp.kvm, spteToPfn(iter.oldSpte));
   const newSpte = markSpteForAccessTrack(layout, iter.oldSpte);
   // A fast page fault may be changing the entry.
   if (spteHasVolatileBits(layout, iter.oldSpte)) iter.oldSpte = yield* exchange(iter.sptep, newSpte);

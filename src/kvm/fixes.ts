@@ -208,6 +208,11 @@ export const FIXES = {
     commit: "ba6e3fe25543",
     without: "the sequence goes through an int on its way to the comparison",
   },
+  "sync-page-loses-dirty": {
+    bug: "T43",
+    commit: "9ed5520dd3c9",
+    without: "an entry that is made anew is written over, and nobody asks whether it was dirty",
+  },
   "emulated-cmpxchg-not-dirty": {
     bug: "T44",
     commit: "910c57dfa4d1",

@@ -40,6 +40,7 @@ import { handleMmioPageFault, vcpuCacheMmioInfo } from "./mmio.ts";
 import { mmuInvalidateRetryGfn, mmuInvalidateRetryGfnUnsafe } from "./mmu-notifier.ts";
 import { isObsoleteRoot } from "./mmu-roots.ts";
 import { errorBit, KVM_PFN_NOSLOT, type KvmPageFault, type RetPf } from "./page-fault.ts";
+import { finishPageFault } from "./pfn-dirty.ts";
 import { kvmMmuUnprotectGfnAndRetry, unprotectGfn } from "./shadow/track-write.ts";
 import { kvmTdpMmuMap } from "./tdp-map.ts";
 import type { Vcpu } from "./vcpu.ts";
@@ -165,7 +166,7 @@ export function* kvmTdpMmuPageFault(vcpu: Vcpu, fault: KvmPageFault): Steps<RetP
   yield* readLock(kvm.mmuLock);
   if (!isPageFaultStale(vcpu, fault)) result = yield* kvmTdpMmuMap(vcpu, tdp, fault);
   yield* readUnlock(kvm.mmuLock);
-  if (fault.slot !== null) yield* putPage(kvm.mm.frames, found);
+  yield* finishPageFault(kvm, fault, found, result);
   return result;
 }
 

@@ -26,7 +26,8 @@ import { assertHeldRead, assertHeldWrite, rcuReadLock, rcuReadUnlock } from "../
 import { type Gfn, PG_LEVEL_4K, PT_WRITABLE_MASK } from "../machine/index.ts";
 import type { KvmMemorySlot } from "./memslots.ts";
 import type { KvmMmuPage } from "./mmu-page.ts";
-import { isLastSpte, isShadowPresentPte, spteHasVolatileBits } from "./spte.ts";
+import { kvmSetPfnDirty } from "./pfn-dirty.ts";
+import { isLastSpte, isShadowPresentPte, spteHasVolatileBits, spteToPfn } from "./spte.ts";
 import { type TdpIter, tdpIterNext, tdpIterStart } from "./tdp-iter.ts";
 import { type TdpMmu, tdpMmuIterSetSpte, tdpMmuSetSpteAtomic } from "./tdp-mmu.ts";
 import { allRoots, isInvalidRoot, tdpMmuNextRoot } from "./tdp-roots.ts";
@@ -112,7 +113,9 @@ function* clearDirtyPtMasked(tdp: TdpMmu, root: KvmMmuPage, first: Gfn, mask: U6
   const iter = yield* tdpIterStart(tdp.world, root, PG_LEVEL_4K, start, (first + BITS_PER_LONG) as Gfn);
   for (; iter.valid && iter.gfn <= last; yield* tdpIterNext(iter)) {
     if (iter.level > PG_LEVEL_4K || !isShadowPresentPte(iter.oldSpte) || !hasBit(mask, iter.gfn - first)) continue;
-    if (testU64(iter.oldSpte, bit)) yield* tdpMmuClearSpteBits(tdp, iter, bit);
+    if (!testU64(iter.oldSpte, bit)) continue;
+    yield* tdpMmuClearSpteBits(tdp, iter, bit);
+    kvmSetPfnDirty(tdp.kvm, spteToPfn(iter.oldSpte));
   }
   yield* rcuReadUnlock(tdp.kvm.kernel.rcu);
 }

@@ -40,9 +40,11 @@ import {
 import type { Kvm } from "./kvm.ts";
 import { type KvmMmuPage, MmuPages, spFrame, spGfn, spLevel } from "./mmu-page.ts";
 import { tdpMmuUnlinkSp } from "./nx-huge.ts";
+import { kvmSetPfnDirty } from "./pfn-dirty.ts";
 import { childRole, type RoleLayout, roleLayout } from "./role.ts";
 import {
   checkSpteWritableInvariants,
+  isDirtySpte,
   isFrozenSpte,
   isLargePte,
   isLastSpte,
@@ -196,6 +198,11 @@ export function* handleChangedSpte(
   if (wasLeaf && !isPresent) {
     tdp.world.clock?.spend("zap a leaf");
     if (tdp.kvm.variants.writesBack) yield* kvmSetPfnAccessed(tdp, spteToPfn(oldSpte));
+  }
+  // 7.2 marks pages when they are mapped.
+  if (wasLeaf && tdp.kvm.variants.kernel === "6.12" && isDirtySpte(tdp.layout, oldSpte)) {
+    const staysDirty = isPresent && !pfnChanged && isDirtySpte(tdp.layout, newSpte);
+    if (!staysDirty) kvmSetPfnDirty(tdp.kvm, spteToPfn(oldSpte));
   }
   const hasPresence = level === PG_LEVEL_4K || !tdp.kvm.lacks("frozen-counted-as-large");
   const counted = hasPresence ? isLeaf : isLargePte(newSpte);

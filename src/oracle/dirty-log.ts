@@ -39,7 +39,8 @@ function hostFrame(vm: Vm, slot: KvmMemorySlot, index: number): Pfn {
   return frame;
 }
 
-function wordAt(world: World, frame: Pfn): Cell {
+/** The first word of a frame. */
+export function wordAt(world: World, frame: Pfn): Cell {
   return new Cell<number>(world, frame * PAGE_SIZE, 8, false);
 }
 

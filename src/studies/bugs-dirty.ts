@@ -3,13 +3,16 @@
  *
  * Tasks: vcpu0 writes a page, or KVM does for it; zap takes its entry away; vmm fetches the log, or resets the ring; irq0 is the CPU's interrupt handler.
  */
-import { type Steps, store, u64 } from "../engine/index.ts";
+import { type Cell, type Steps, store, u64 } from "../engine/index.ts";
 import { MMU_NOTIFY_CLEAR, notifyStart } from "../kernel/index.ts";
 import { collectDirtyRing, kvmResetDirtyRings } from "../kvm/dirty-ring.ts";
 import { KVM_MEM_LOG_DIRTY_PAGES, type KvmMemorySlot } from "../kvm/memslots.ts";
-import { PAGE_SIZE } from "../machine/index.ts";
-import { type Copies, dirtyLogProblem } from "../oracle/dirty-log.ts";
+import { gfnToRmap } from "../kvm/shadow/slot-arch.ts";
+import { kvmMmuSyncRoots } from "../kvm/shadow/sync.ts";
+import { gfn, PAGE_SIZE, type Pfn } from "../machine/index.ts";
+import { type Copies, dirtyLogProblem, wordAt } from "../oracle/dirty-log.ts";
 import { dirtyReportProblem } from "../oracle/dirty-report.ts";
+import { pageDirtyProblem } from "../oracle/page-dirty.ts";
 import { type BugScenario, bugStudy, onShadow, onTdp } from "./bug-cells.ts";
 import { fetchAndCopy, write } from "./dirty-log.ts";
 import {
@@ -18,9 +21,14 @@ import {
   DIRECTORY,
   DIRECTORY_PAGE,
   emulates,
+  OLD,
+  readPage,
   type ShadowScene,
+  shadowHostPage,
   TABLE,
+  TABLE_PAGE,
   touchAll,
+  writeEntry,
   writeFault,
   writePage,
 } from "./shadow-guest-scene.ts";
@@ -31,6 +39,15 @@ const FRAMES = 2;
 /** A bit of an entry that is the guest's to use; the first word of its directory before. */
 const SOFTWARE_BIT = 0x200;
 const DIRECTORY_WORD = TABLE * PAGE_SIZE + 0x63;
+
+/** P, A and D. */
+const READ_ONLY = u64(0, 0x61);
+const WRITTEN = 77;
+
+/** The reverse map of a frame of the first memslot. */
+function rmapOf({ world, vm }: ShadowScene, frame: number): Cell {
+  return gfnToRmap(world, vm.kvm.memslots.byId(0) as KvmMemorySlot, gfn(frame), 1);
+}
 
 /** The memslot that is logged has these two frames. */
 const LOGGED = 512;
@@ -87,6 +104,34 @@ const SCENARIOS: readonly BugScenario[] = [
     without: {
       "emulated-cmpxchg-not-dirty": {
         because: "KVM exchanges the word itself: no entry is written through, and the page is in no log",
+      },
+    },
+  },
+  {
+    // The guest has taken the right to write away, and flushes. With 7.2 the page was marked when it was mapped writable.
+    ...onShadow("sync", {
+      variants: { kernel: "6.12" },
+      keepsDirty: true,
+      guests: [
+        { warm: [readPage(DATA_PAGE)], keepsTlb: true, inGuest: [writePage(DATA_PAGE, WRITTEN)] },
+        {
+          warm: [...touchAll, writeEntry(TABLE_PAGE, DATA_PAGE, OLD, READ_ONLY)],
+          handles: (vcpu) => kvmMmuSyncRoots(vcpu, vcpu.vm.shadow as ShadowScene["shadow"]),
+        },
+      ],
+      check: (scene) => {
+        const frame = scene.mm.frameAt(shadowHostPage(OLD)) as Pfn;
+        if (wordAt(scene.world, frame).peek() !== WRITTEN) return null;
+        return pageDirtyProblem(scene.shadow, frame, rmapOf(scene, OLD));
+      },
+    }),
+    property: "final",
+    models: ["sc", "tso"],
+    because:
+      "the entry is exchanged, and the page of one that was dirty is marked (in 6.12; 7.2 marks it when it is mapped)",
+    without: {
+      "sync-page-loses-dirty": {
+        because: "the entry, made anew, allows no write: when it is dropped it says that nothing was written",
       },
     },
   },

@@ -165,6 +165,8 @@ export interface ShadowSceneOptions {
   readonly slots?: readonly { readonly baseGfn: number; readonly npages: number; readonly flags?: number }[];
   /** Bytes of each vCPU's dirty ring; 0: writes are logged in bitmaps. */
   readonly dirtyRingSize?: number;
+  /** The host keeps which of its pages are dirty. */
+  readonly keepsDirty?: boolean;
   /** Frames that are a driver's, which the VMM has mapped. */
   readonly pfnMapped?: readonly number[];
   /** Frames that the VMM takes away; all others are pinned. */
@@ -196,8 +198,8 @@ const writeTable = (index: number, entry: U64): GuestInstruction =>
   access("write", TABLE_PAGE * PAGE_SIZE + 8 * index, entry);
 
 /** It writes an entry of the table that page `page` is. */
-export const writeEntry = (page: number, index: number, frame: number): GuestInstruction =>
-  access("write", page * PAGE_SIZE + 8 * index, guestEntry(frame));
+export const writeEntry = (page: number, index: number, frame: number, bits: U64 = RIGHTS): GuestInstruction =>
+  access("write", page * PAGE_SIZE + 8 * index, guestEntry(frame, bits));
 
 /** Page 8 becomes another frame. */
 export const mapData = (frame: number): GuestInstruction => writeTable(DATA_PAGE, guestEntry(frame));
@@ -230,7 +232,7 @@ export const invlpg = (page: number): GuestInstruction =>
 function makeScene(world: World, options: ShadowSceneOptions): ShadowScene {
   const { guests, variants, flags = 0, unmapped = [], prepare = null, entries = [], slots = [] } = options;
   const pages = slots.reduce((sum, { npages }) => sum + npages, FRAMES);
-  const mm = new Mm(world, new PageFrames(world), BASE, pages);
+  const mm = new Mm(world, new PageFrames(world, { dirty: options.keepsDirty ?? false }), BASE, pages);
   const frames: Pfn[] = [];
   for (let n = 0; n < pages; n++) {
     if (options.pfnMapped?.includes(n) === true) {

@@ -65,6 +65,8 @@ export interface TdpSceneOptions {
   /** KVM_MEM_* of the memslot; a bitmap, or rings of that many bytes, log its writes. */
   readonly flags?: number;
   readonly dirtyRingSize?: number;
+  /** The host keeps which of its pages are dirty. */
+  readonly keepsDirty?: boolean;
   /** KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2; default 0. */
   readonly manualDirtyLogProtect?: number;
   readonly params?: Partial<ModuleParams>;
@@ -80,7 +82,10 @@ type TaskOf = (scene: TdpScene) => Steps<unknown>;
 
 function makeScene(world: World, options: TdpSceneOptions): TdpScene {
   const { frames, guests, warm, variants = {}, hugePage = false, sharedPages = false, flags = 0 } = options;
-  const mm = new Mm(world, new PageFrames(world), BASE, frames, { hugePages: hugePage, sharedPages });
+  const mm = new Mm(world, new PageFrames(world, { dirty: options.keepsDirty ?? false }), BASE, frames, {
+    hugePages: hugePage,
+    sharedPages,
+  });
   if (hugePage) {
     mm.addVma(hostPage(0), hostPage(frames), PROT_READ | PROT_WRITE);
     mm.install(hostPage(0), mm.frames.allocate("the huge page", frames), PG_LEVEL_2M, true);

@@ -48,6 +48,9 @@ export const PG_FILE = 4;
 /** Of the first frame of a folio: split_huge_page() has made pages of their own of its frames, which still share a count. */
 export const PG_SPLIT = 8;
 
+/** Its contents are not what was last written to its swap: it may not be dropped. */
+const PG_DIRTY = 16;
+
 /** Frames that were allocated together. */
 interface Folio {
   readonly first: Pfn;
@@ -63,11 +66,14 @@ export interface PageFramesOptions {
    * a freed frame then stays forbidden.
    */
   readonly reuse?: boolean;
+  /** Which pages are dirty is kept. */
+  readonly dirty?: boolean;
 }
 
 export class PageFrames {
   readonly world: World;
   readonly reuse: boolean;
+  private readonly keepsDirty: boolean;
   /** Address of struct page, by frame that was allocated alone, else 0; filled in again, the same, whenever a task that allocated is rebuilt. */
   private readonly pages: Uint32Array;
   /** Folios of several frames, by each run of 512 frames that they have a part in. */
@@ -80,6 +86,7 @@ export class PageFrames {
   constructor(world: World, options: PageFramesOptions = {}) {
     this.world = world;
     this.reuse = options.reuse ?? false;
+    this.keepsDirty = options.dirty ?? false;
     this.pages = new Uint32Array(world.heap.bytes / PAGE_SIZE);
     this.pinned = new Uint8Array(this.pages.length);
   }
@@ -197,6 +204,18 @@ export class PageFrames {
     const old = flags.value;
     const wanted = on ? old | flag : old & ~flag;
     if (wanted !== old) flags.value = wanted;
+  }
+
+  /** set_page_dirty(), by whoever; atomic, and seen by nobody but who looks at the end. */
+  markDirty(frame: Pfn): void {
+    if (!this.keepsDirty || this.world.current?.ghost === true) return;
+    const { flags } = this.pageOf(frame);
+    this.world.heap.write(flags.addr, 8, flags.peek() | PG_DIRTY, 0);
+  }
+
+  /** PageDirty(). For oracles. */
+  isMarkedDirty(frame: Pfn): boolean {
+    return (this.pageOf(frame).flags.peek() & PG_DIRTY) !== 0;
   }
 
   /** This process maps the frame (once more), or no longer. Under the page-table lock. */

@@ -34,12 +34,15 @@ import {
   u64,
 } from "../../engine/index.ts";
 import { mayBePreempted, preemptDisable, preemptEnable, preemptionPoint } from "../../kernel/index.ts";
+import { kvmSetPfnDirty } from "../pfn-dirty.ts";
 import {
   isAccessedSpte,
   isShadowPresentPte,
+  isWritablePte,
   markSpteForAccessTrack,
   spteAdEnabled,
   spteHasVolatileBits,
+  spteToPfn,
 } from "../spte.ts";
 import type { RmapAging } from "../variants.ts";
 import { rmapEntriesLockless, rmapLock, rmapUnlock, spteAt } from "./rmap.ts";
@@ -100,6 +103,7 @@ function* ageSpte(shadow: ShadowMmu, { rechecks, withoutAd }: Design, sptep: Spt
     return;
   }
   if (withoutAd === "leave") return;
+  if (isWritablePte(spte)) kvmSetPfnDirty(shadow.kvm, spteToPfn(spte));
   const aged = markSpteForAccessTrack(layout, spte);
   if (withoutAd === "compare-exchange") yield* compareExchangeEntry(shadow.world, sptep, spte, aged);
   else if (withoutAd === "update" && spteHasVolatileBits(layout, spte)) yield* exchangeEntry(shadow.world, sptep, aged);

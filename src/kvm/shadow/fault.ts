@@ -19,7 +19,7 @@ import {
   type U64,
   U64_ZERO,
 } from "../../engine/index.ts";
-import { putPage, writeLock, writeUnlock } from "../../kernel/index.ts";
+import { writeLock, writeUnlock } from "../../kernel/index.ts";
 import { type Gva, PFERR_PRESENT, PFERR_RSVD, PFERR_WRITE } from "../../machine/index.ts";
 import { markPageDirtyInSlot } from "../dirty-log.ts";
 import { kvmInjectEmulatedPageFault } from "../exception.ts";
@@ -28,6 +28,7 @@ import { walkAddr } from "../guest-walk.ts";
 import { gfnToMemslot } from "../memslots.ts";
 import { isFrameStale, kvmMmuFaultinPfn } from "../mmu.ts";
 import { errorBit, type KvmPageFault, type RetPf } from "../page-fault.ts";
+import { finishPageFault } from "../pfn-dirty.ts";
 import { isWritablePte } from "../spte.ts";
 import type { Vcpu } from "../vcpu.ts";
 import { directMap, type FetchTarget, fetch } from "./fetch.ts";
@@ -99,7 +100,7 @@ function* underMmuLock(vcpu: Vcpu, shadow: ShadowMmu, fault: KvmPageFault, map: 
   if (!(yield* makeMmuPagesAvailable(shadow))) result = "error";
   else if (!isShadowFaultStale(vcpu, shadow, fault)) result = yield* deepCall(shadow.world, map());
   yield* writeUnlock(kvm.mmuLock);
-  if (fault.slot !== null) yield* putPage(kvm.mm.frames, found);
+  yield* finishPageFault(kvm, fault, found, result);
   return result;
 }
 

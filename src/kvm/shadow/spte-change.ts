@@ -24,6 +24,7 @@ import {
 } from "../../engine/index.ts";
 import { type Gfn, PT_WRITABLE_MASK } from "../../machine/index.ts";
 import { gfnToMemslot, type KvmMemorySlot } from "../memslots.ts";
+import { kvmSetPfnDirty } from "../pfn-dirty.ts";
 import { kvmFlushRemoteTlbs } from "../requests.ts";
 import {
   checkSpteWritableInvariants,
@@ -34,6 +35,7 @@ import {
   isShadowPresentPte,
   isWritablePte,
   spteHasVolatileBits,
+  spteToPfn,
 } from "../spte.ts";
 import { spLevel, spteIndex } from "./page.ts";
 import { pteListAdd, pteListRemove, rmapEntries, rmapTakeAll } from "./rmap.ts";
@@ -71,6 +73,7 @@ export function* mmuSpteUpdate(shadow: ShadowMmu, sptep: Sptep, newSpte: U64): S
   const losesWrite = isMmuWritableSpte(layout, oldSpte) && !isWritablePte(newSpte);
   const losesAccessed = isAccessedSpte(layout, oldSpte) && !isAccessedSpte(layout, newSpte);
   const losesDirty = isDirtySpte(layout, oldSpte) && !isDirtySpte(layout, newSpte);
+  if (losesDirty && !shadow.kvm.lacks("sync-page-loses-dirty")) kvmSetPfnDirty(shadow.kvm, spteToPfn(oldSpte));
   return losesWrite || losesAccessed || losesDirty;
 }
 
@@ -89,7 +92,9 @@ function* mmuSpteClearTrackBits(shadow: ShadowMmu, sptep: Sptep): Steps<U64> {
   const isVolatile = isShadowPresentPte(old) && spteHasVolatileBits(layout, old, shadow.adDisabledVolatile);
   if (isVolatile) old = yield* exchangeEntry(shadow.world, sptep, layout.nonPresent);
   else yield* storeEntry(shadow.world, sptep, layout.nonPresent);
-  if (isShadowPresentPte(old)) shadow.countPages(spLevel(shadow.pages.ofEntry(sptep)), -1);
+  if (!isShadowPresentPte(old)) return old;
+  shadow.countPages(spLevel(shadow.pages.ofEntry(sptep)), -1);
+  if (isDirtySpte(layout, old)) kvmSetPfnDirty(shadow.kvm, spteToPfn(old));
   return old;
 }
 
