@@ -35,7 +35,6 @@ export const ALSO_CALLED: Readonly<Record<string, readonly string[]>> = {
   kvm_faultin_pfn: ["kvm_mmu_faultin_pfn"],
   kvm_flush_shadow_all: ["kvm_mmu_zap_all"],
   kvm_handle_page_fault: ["npf_interception"],
-  kvm_mmu_finish_page_fault: ["put_page"],
   kvm_mmu_pte_write: ["kvm_mmu_track_write"],
   kvm_mmu_unprotect_page_virt: ["kvm_mmu_write_protect_fault"],
   kvm_request_needs_ipi: ["kvm_make_all_cpus_request"],
