@@ -57,6 +57,7 @@ export { allowFrame, PageFrames, putPage, revokeFrame, tryGetPage } from "./mm/p
 export { insertPfn, unmapPfn } from "./mm/pfnmap.ts";
 export {
   compareExchangeAt,
+  exchangeUser,
   getUser,
   getUserWords,
   putUser,

@@ -107,6 +107,11 @@ export const FIXES = {
     commit: "e649b3f0188f",
     without: "the APIC's page is looked up without a look at invalidations in progress",
   },
+  "pv-tlb-flush-flag-lost": {
+    bug: "T10",
+    commit: "b043138246a4",
+    without: "what a vCPU was asked while it had no CPU is read, and then overwritten",
+  },
   "tdp-plain-write-loses-dirty": {
     bug: "T02",
     commit: "ba3a6120a4e7",

@@ -26,6 +26,8 @@ export const KVM_REQ_TLB_FLUSH_CURRENT = 1 << 5;
 export const KVM_REQ_TLB_FLUSH_GUEST = 1 << 6;
 /** The processor may no longer virtualize the APIC, or may again. */
 export const KVM_REQ_APICV_UPDATE = 1 << 7;
+/** The vCPU has been without a CPU: what was asked of it meanwhile. */
+export const KVM_REQ_STEAL_UPDATE = 1 << 9;
 /** The host has moved the APIC's page. */
 export const KVM_REQ_APIC_PAGE_RELOAD = 1 << 8;
 

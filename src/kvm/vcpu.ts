@@ -25,6 +25,7 @@ import {
 } from "../engine/index.ts";
 import { srcuReadLock, srcuReadUnlock } from "../kernel/index.ts";
 import {
+  type Gpa,
   GuestCpu,
   type GuestInstruction,
   gpaToGfn,
@@ -60,14 +61,17 @@ import {
   KVM_REQ_CLOCK_UPDATE,
   KVM_REQ_MMU_FREE_OBSOLETE_ROOTS,
   KVM_REQ_MMU_SYNC,
+  KVM_REQ_STEAL_UPDATE,
   KVM_REQ_TLB_FLUSH,
   KVM_REQ_TLB_FLUSH_CURRENT,
   KVM_REQ_TLB_FLUSH_GUEST,
   kvmCheckRequest,
+  kvmMakeRequest,
   OUTSIDE_GUEST_MODE,
 } from "./requests.ts";
 import { hardwareLevels } from "./shadow/roots.ts";
 import { kvmMmuSyncPrevRoots, kvmMmuSyncRoots } from "./shadow/sync.ts";
+import { recordStealTime } from "./steal-time.ts";
 import type { StatEvent } from "./trace.ts";
 import { VcpuMmu } from "./vcpu-mmu.ts";
 import type { Vm } from "./vm.ts";
@@ -89,6 +93,8 @@ export class Vcpu {
   readonly mmioGen: CellType;
   /** vcpu->arch.pv_time: the page of its kvm-clock. */
   readonly pvTime: GfnToPfnCache;
+  /** vcpu->arch.st: where its guest has struct kvm_steal_time; null when it has not asked for that. */
+  stealTime: Gpa | null = null;
   /** Null when the VM logs writes in bitmaps, or not at all. */
   readonly dirtyRing: DirtyRing | null;
   /** The CPU that it is on while in guest mode, its own thread's business. */
@@ -180,6 +186,8 @@ export function* kvmArchVcpuIoctlRun(vcpu: Vcpu, instructions: readonly GuestIns
   const { guest } = vcpu;
   const { faultsMax } = vcpu.vm.kvm.variants;
   if (instructions !== null) guest.loadInstructions(instructions);
+  // kvm_arch_vcpu_load()
+  if (vcpu.stealTime !== null) yield* kvmMakeRequest(vcpu, KVM_REQ_STEAL_UPDATE);
   yield* srcuReadLock(vcpu.vm.kvm.srcu);
   let result: RunResult | null = vcpu.mmio === null ? null : yield* completeEmulatedMmio(vcpu, vcpu.mmio);
   let faults = 0;
@@ -231,6 +239,9 @@ function* handleRequests(vcpu: Vcpu): Steps<boolean> {
   }
   if (yield* kvmCheckRequest(vcpu, KVM_REQ_TLB_FLUSH_CURRENT)) flushTlb(vcpu);
   if (yield* kvmCheckRequest(vcpu, KVM_REQ_TLB_FLUSH_GUEST)) yield* kvmVcpuFlushTlbGuest(vcpu);
+  if (vcpu.stealTime !== null && (yield* kvmCheckRequest(vcpu, KVM_REQ_STEAL_UPDATE))) {
+    if (yield* recordStealTime(vcpu)) yield* kvmVcpuFlushTlbGuest(vcpu);
+  }
   if (vcpu.vm.kvm.apicAccess === null) return false;
   if (yield* kvmCheckRequest(vcpu, KVM_REQ_APIC_PAGE_RELOAD)) yield* vmxSetApicAccessPageAddr(vcpu);
   if (yield* kvmCheckRequest(vcpu, KVM_REQ_APICV_UPDATE)) yield* kvmVcpuUpdateApicv(vcpu);

@@ -2,9 +2,9 @@
  * bugs-translation: guests that saw by old translations what they had changed, or what was no longer theirs.
  *
  * Tasks: vcpu0 and vcpu1 run guests of one address space (shadow-guest-scene.ts), or only the handler of an exit; vmm fetches the dirty log, munmap takes
- * a page away; irq0 and irq1 are interrupt handlers.
+ * a page away, flush is the guest on vcpu1; irq0 and irq1 are interrupt handlers.
  */
-import type { Steps } from "../engine/index.ts";
+import { Cell, compareExchange, load, retire, type Steps } from "../engine/index.ts";
 import { mremap, munmap } from "../kernel/index.ts";
 import { kvmGetDirtyLog } from "../kvm/dirty-log.ts";
 import { KVM_MEM_LOG_DIRTY_PAGES, type KvmMemorySlot } from "../kvm/memslots.ts";
@@ -12,8 +12,14 @@ import { rmapEntries, spteAt } from "../kvm/shadow/rmap.ts";
 import { gfnToRmap } from "../kvm/shadow/slot-arch.ts";
 import { kvmMmuSyncRoots } from "../kvm/shadow/sync.ts";
 import { isWritablePte } from "../kvm/spte.ts";
-import type { Vcpu } from "../kvm/vcpu.ts";
-import { gfn, PAGE_SIZE } from "../machine/index.ts";
+import {
+  KVM_VCPU_FLUSH_TLB,
+  KVM_VCPU_PREEMPTED,
+  kvmStealTimeSetPreempted,
+  STEAL_TIME_PREEMPTED,
+} from "../kvm/steal-time.ts";
+import { kvmArchVcpuIoctlRun, type Vcpu } from "../kvm/vcpu.ts";
+import { gfn, gpa, PAGE_SIZE, pfnToHpa } from "../machine/index.ts";
 import { isLogged } from "../oracle/dirty-log.ts";
 import { type BugScenario, bugStudy, onShadow } from "./bug-cells.ts";
 import {
@@ -67,6 +73,31 @@ function writableIsLogged(scene: ShadowScene): string | null {
   const head = gfnToRmap(world, slot, gfn(NEW), 1).peek();
   const isWritable = rmapEntries(world, head).some((addr) => isWritablePte(spteAt(world, addr).peek()));
   return isWritable && !isLogged(vm, slot, NEW) ? `frame ${NEW} may be written, and is in no log` : null;
+}
+
+// --- flushes that are asked for --------------------------------------------------------------------------------------
+
+const STEAL_TIME = gpa(0x40);
+
+/** A vCPU that the scheduler takes the CPU from, and gives it back. */
+function* outAndBack(vcpu: Vcpu): Steps<void> {
+  yield* kvmStealTimeSetPreempted(vcpu);
+  yield* kvmArchVcpuIoctlRun(vcpu, [read]);
+}
+
+/**
+ * kvm_flush_tlb_multi() of the guest, on vcpu1's CPU, for vcpu0: page 8 is another frame by now. The old one is nobody's after that. A vCPU that has a CPU
+ * gets an interrupt, which is nothing of KVM's.
+ */
+function* askForFlush({ world, mm }: ShadowScene): Steps<void> {
+  const frame = mm.frameAt(shadowHostPage(0));
+  const old = mm.frameAt(shadowHostPage(OLD));
+  if (frame === null || old === null) return;
+  const preempted = new Cell<number>(world, frame * PAGE_SIZE + STEAL_TIME + STEAL_TIME_PREEMPTED, 1, false);
+  const state = yield* load(preempted, "guest: preempted?");
+  if ((state & KVM_VCPU_PREEMPTED) === 0) return;
+  const asked = yield* compareExchange(preempted, state, state | KVM_VCPU_FLUSH_TLB, "guest: ask for a flush");
+  if (asked === state) yield* retire(world, pfnToHpa(old), "the guest has flushed it", "isolation");
 }
 
 const SCENARIOS: readonly BugScenario[] = [
@@ -145,6 +176,25 @@ const SCENARIOS: readonly BugScenario[] = [
       "fast-fault-aba-indirect": {
         because:
           "the entry is what it was, and maps the other frame: W comes back, and the first frame is marked dirty",
+      },
+    },
+  },
+  {
+    ...onShadow("preempted", {
+      guests: [{ warm: [read], keepsTlb: true, handles: outAndBack }, { warm: [...touchAll, mapData(NEW)] }],
+      unmapped: [OLD],
+      *prepare({ vm }) {
+        (vm.vcpus[0] as Vcpu).stealTime = STEAL_TIME;
+      },
+      threads: { flush: askForFlush },
+    }),
+    property: "isolation",
+    models: ["sc", "tso"],
+    because: "the byte is exchanged: what was asked until then is done, and who asks later finds that the vCPU runs",
+    without: {
+      "pv-tlb-flush-flag-lost": {
+        because:
+          "the flush is asked for between the reading and the writing; the vCPU goes on with its old translation",
       },
     },
   },

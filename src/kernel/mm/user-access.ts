@@ -5,7 +5,17 @@
  * uses and that the host flushes before it frees the page. An access that faults brings the page in; an atomic one, made where nobody may
  * sleep, fails instead.
  */
-import { Cell, compareExchange, load, type Steps, store, type U64, u64, type World } from "../../engine/index.ts";
+import {
+  Cell,
+  compareExchange,
+  exchange,
+  load,
+  type Steps,
+  store,
+  type U64,
+  u64,
+  type World,
+} from "../../engine/index.ts";
 import { type Hva, hva, offsetInPage, PAGE_SIZE, type Pfn } from "../../machine/index.ts";
 import { getUserPage, getUserPageFast } from "./gup.ts";
 import type { Mm } from "./mm.ts";
@@ -87,6 +97,19 @@ export function* tryCmpxchgUser(
   const page = yield* usePage(mm, addr, true, false);
   if (page === null) return null;
   const found = yield* compareExchangeAt(mm.world, placeOf(page, addr), size, expected, replacement);
+  yield* unusePage(mm, page);
+  return found;
+}
+
+/** xchg on an address of the process: the value that was there; of less than eight bytes the rest is zero. */
+export function* exchangeUser(mm: Mm, addr: Hva, value: U64, size: UserAccessSize): Steps<U64 | null> {
+  const page = yield* usePage(mm, addr, true, false);
+  if (page === null) return null;
+  const place = placeOf(page, addr);
+  const found =
+    size === 8
+      ? yield* exchange(wideCell(mm.world, place), value)
+      : u64(0, yield* exchange(narrowCell(mm.world, place, size), value.lo >>> 0));
   yield* unusePage(mm, page);
   return found;
 }
