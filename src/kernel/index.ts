@@ -54,7 +54,7 @@ export {
   notifyStartNonblock,
 } from "./mm/notifier.ts";
 export { allowFrame, PageFrames, putPage, revokeFrame, tryGetPage } from "./mm/page.ts";
-export { insertPfn, unmapPfn } from "./mm/pfnmap.ts";
+export { followPfn, insertPfn, unmapPfn } from "./mm/pfnmap.ts";
 export {
   compareExchangeAt,
   exchangeUser,

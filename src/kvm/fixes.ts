@@ -235,6 +235,11 @@ export const FIXES = {
     without:
       "A and D of a table in a driver's memory are set in the frame that the VMA would have there if its frames lay in a row",
   },
+  "pfn-mapped-page-without-refcount": {
+    bug: "T52",
+    commit: "f8be156be163",
+    without: "a fault takes a reference on a driver's page, and gives it back, whether or not the page is counted",
+  },
   "role-lacks-a-mode-bit/cr0_wp": {
     bug: "T53a",
     commit: "3dbe141595fa",
@@ -270,6 +275,7 @@ export const REMEMBERED: ReadonlySet<string> = new Set([
   "20a6cff3b283",
   "b64d740ea7dd",
   "088acd235266",
+  "f8be156be163",
   "3dbe141595fa",
   "411c588dfb86",
   "0be0226f07d1",

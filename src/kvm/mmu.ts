@@ -16,7 +16,7 @@
  */
 
 import { load, type Steps } from "../engine/index.ts";
-import { getUserPage, putPage, readLock, readUnlock } from "../kernel/index.ts";
+import { getUserPage, readLock, readUnlock } from "../kernel/index.ts";
 import {
   type Gpa,
   type Gva,
@@ -41,6 +41,7 @@ import { mmuInvalidateRetryGfn, mmuInvalidateRetryGfnUnsafe } from "./mmu-notifi
 import { isObsoleteRoot } from "./mmu-roots.ts";
 import { errorBit, KVM_PFN_NOSLOT, type KvmPageFault, type RetPf } from "./page-fault.ts";
 import { finishPageFault } from "./pfn-dirty.ts";
+import { hvaToPfnRemapped, releaseUnused } from "./pfn-remapped.ts";
 import { kvmMmuUnprotectGfnAndRetry, unprotectGfn } from "./shadow/track-write.ts";
 import { kvmTdpMmuMap } from "./tdp-map.ts";
 import type { Vcpu } from "./vcpu.ts";
@@ -144,6 +145,7 @@ function* faultAt(vcpu: Vcpu, addr: number, errorCode: number, prefetch: boolean
     mmuSeq: 0,
     pfn: KVM_PFN_NOSLOT,
     mapWritable: false,
+    refcounted: true,
     maxLevel: PG_LEVEL_1G,
     reqLevel: PG_LEVEL_4K,
     goalLevel: PG_LEVEL_4K,
@@ -187,13 +189,19 @@ export function* kvmMmuFaultinPfn(vcpu: Vcpu, fault: KvmPageFault, access: numbe
   if (yield* mmuInvalidateRetryGfnUnsafe(kvm, fault.mmuSeq, fault.gfn)) return "retry";
   // KVM_PFN_ERR_RO_FAULT
   if (fault.write && memslotIsReadonly(slot)) return "emulate";
-  const page = yield* getUserPage(kvm.mm, gfnToHva(slot, fault.gfn), fault.write);
-  if (page === null) return "error";
+  const hva = gfnToHva(slot, fault.gfn);
+  let page = yield* getUserPage(kvm.mm, hva, fault.write);
+  if (page === null) {
+    const remapped = yield* hvaToPfnRemapped(kvm, hva, fault.write);
+    if (remapped === null) return "error";
+    fault.refcounted = remapped.refcounted;
+    page = remapped;
+  }
   if (kvm.lacks("fault-retry-sample-order/a")) fault.mmuSeq = yield* load(kvm.mmuInvalidateSeq);
   fault.pfn = page.pfn;
   fault.mapWritable = page.writable && !memslotIsReadonly(slot);
   if (yield* mmuInvalidateRetryGfnUnsafe(kvm, fault.mmuSeq, fault.gfn)) {
-    yield* putPage(kvm.mm.frames, fault.pfn);
+    yield* releaseUnused(kvm, fault.pfn, fault.refcounted);
     return "retry";
   }
   return "continue";

@@ -31,6 +31,8 @@ export interface KvmPageFault {
   mmuSeq: number;
   pfn: Pfn;
   mapWritable: boolean;
+  /** A reference on the page is held until the fault is over. */
+  refcounted: boolean;
   /** No page larger than the guest's own may be mapped. */
   maxLevel: number;
   /** The level that the page could be mapped at, if it need not be executable. */

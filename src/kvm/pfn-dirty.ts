@@ -19,7 +19,7 @@ export function kvmSetPfnDirty({ mm, variants }: Kvm, frame: Pfn): void {
 
 /** kvm_mmu_finish_page_fault(): the fault's reference goes. @param frame the one that was looked up */
 export function* finishPageFault({ mm, variants }: Kvm, fault: KvmPageFault, frame: Pfn, result: RetPf): Steps<void> {
-  if (fault.slot === null) return;
+  if (fault.slot === null || !fault.refcounted) return;
   if (variants.kernel === "7.2" && result !== "retry" && fault.mapWritable) mm.frames.markDirty(frame);
   yield* putPage(mm.frames, frame);
 }

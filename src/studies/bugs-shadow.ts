@@ -4,7 +4,7 @@
  * Tasks: vcpu0 and vcpu1 run guests of one address space (shadow-guest-scene.ts), vmm is the VMM's thread or a device that it has let at the guest's
  * memory; irq0 and irq1 are interrupt handlers.
  */
-import { awaitUntil, Cell, type Results, type Steps } from "../engine/index.ts";
+import { awaitUntil, Cell, type Results, type Steps, store } from "../engine/index.ts";
 import { putPage, unmapPfn } from "../kernel/index.ts";
 import type { KvmMemorySlot } from "../kvm/memslots.ts";
 import { gfnToRmap } from "../kvm/shadow/slot-arch.ts";
@@ -29,6 +29,9 @@ import {
   writeEntry,
   writePage,
 } from "./shadow-guest-scene.ts";
+
+/** Page 0 and its neighbours are mapped. */
+const touchTable = [readPage(0)];
 
 /** Pages of 4K that an entry of each level maps. */
 const PER_DIRECTORY_ENTRY = 512;
@@ -210,6 +213,30 @@ const SCENARIOS: readonly BugScenario[] = [
       "gpte-cmpxchg-on-guessed-frame": {
         because:
           "the driver has taken the page away and freed it; its VMA is still there, and the frame follows from that",
+      },
+    },
+  },
+  {
+    // As the tail pages of a large allocation are, which is counted at its first page only.
+    ...onShadow("uncounted", {
+      pfnMapped: [OLD],
+      guests: [{ warm: touchTable, handles: readFault(DATA_PAGE) }],
+      *prepare({ mm }) {
+        mm.frames.refcountOf(mm.frameAt(shadowHostPage(OLD)) as Pfn).value = 0;
+      },
+      threads: {
+        *driver({ world, mm }) {
+          const frame = mm.frameAt(shadowHostPage(OLD)) as Pfn;
+          yield* store(new Cell<number>(world, frame * PAGE_SIZE, 8, false), 1, "the driver uses its page");
+        },
+      },
+    }),
+    property: "isolation",
+    models: ["sc", "tso"],
+    because: "KVM holds no reference on a page that get_user_pages() does not give",
+    without: {
+      "pfn-mapped-page-without-refcount": {
+        because: "the count goes from 0 to 1 and back, which frees the page under the driver",
       },
     },
   },
