@@ -101,9 +101,9 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: "the sequence is read before the frame is looked up",
     file: "kvm/mmu.ts",
-    find: "  if (yield* mmuInvalidateRetryGfnUnsafe(kvm, fault.mmuSeq, fault.gfn)) {\n    yield* putPage",
+    find: "  if (yield* mmuInvalidateRetryGfnUnsafe(kvm, fault.mmuSeq, fault.gfn)) {\n    yield* releaseUnused",
     replace:
-      "  fault.mmuSeq = yield* load(kvm.mmuInvalidateSeq);\n  if (yield* mmuInvalidateRetryGfnUnsafe(kvm, fault.mmuSeq, fault.gfn)) {\n    yield* putPage",
+      "  fault.mmuSeq = yield* load(kvm.mmuInvalidateSeq);\n  if (yield* mmuInvalidateRetryGfnUnsafe(kvm, fault.mmuSeq, fault.gfn)) {\n    yield* releaseUnused",
     study: "tdp-fault",
     variant: "7.2",
     scenario: "unmap",

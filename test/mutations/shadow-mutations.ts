@@ -30,9 +30,9 @@ export const SHADOW_MUTATIONS: readonly Mutation[] = [
   {
     name: "the sequence is read before the frame is looked up (shadow pages)",
     file: "kvm/mmu.ts",
-    find: "  if (yield* mmuInvalidateRetryGfnUnsafe(kvm, fault.mmuSeq, fault.gfn)) {\n    yield* putPage",
+    find: "  if (yield* mmuInvalidateRetryGfnUnsafe(kvm, fault.mmuSeq, fault.gfn)) {\n    yield* releaseUnused",
     replace:
-      "  fault.mmuSeq = yield* load(kvm.mmuInvalidateSeq);\n  if (yield* mmuInvalidateRetryGfnUnsafe(kvm, fault.mmuSeq, fault.gfn)) {\n    yield* putPage",
+      "  fault.mmuSeq = yield* load(kvm.mmuInvalidateSeq);\n  if (yield* mmuInvalidateRetryGfnUnsafe(kvm, fault.mmuSeq, fault.gfn)) {\n    yield* releaseUnused",
     ...fault,
     scenario: "unmap",
     caught: "isolation",

@@ -56,8 +56,8 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
   {
     name: "a fault keeps its reference to the page",
     file: "kvm/mmu.ts",
-    find: "  if (fault.slot !== null) yield* putPage(kvm.mm.frames, found);\n  return result;",
-    replace: '  if (fault.slot !== null && result !== "fixed") yield* putPage(kvm.mm.frames, found);\n  return result;',
+    find: "  yield* finishPageFault(kvm, fault, found, result);\n  return result;",
+    replace: '  if (result !== "fixed") yield* finishPageFault(kvm, fault, found, result);\n  return result;',
     seed: 1,
     says: "has 2 references and 1 mappings",
   },
