@@ -7,7 +7,7 @@
  *     const exit = yield* deepCall(world, vmrun(guest));
  *
  * Its caller gives up control once, until the callee has ended; meanwhile only the callee and what it calls are resumed. Where no clock runs (exploring,
- * following a recording) a deep call is a call like any other. It is no step: nobody gets in at it.
+ * following a recording), and where one task runs alone, a deep call is a call like any other. It is no step: nobody gets in at it.
  */
 import type { Operation, Steps } from "./operation.ts";
 import { GeneratorBody } from "./task.ts";
@@ -20,7 +20,7 @@ export interface Callee<T> {
 
 /** Calls `steps` so that they can go on without their callers being resumed. Use as `yield* deepCall(world, f())`. */
 export function deepCall<T>(world: World, steps: Steps<T>): Callee<T> {
-  if (world.clock === null) return steps;
+  if (world.clock === null || !world.clock.takesTurns) return steps;
   const body = world.current?.body;
   return body instanceof GeneratorBody ? new DeepCall(body, steps) : steps;
 }

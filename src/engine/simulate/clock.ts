@@ -10,6 +10,8 @@
 export interface Clock {
   /** Virtual time of the running task, in nanoseconds. */
   readonly now: number;
+  /** There are several tasks: one that runs may have to let another go first, at any operation. */
+  readonly takesTurns: boolean;
   /** The running task is busy for `units` times the cost of `what` (cost-table.ts). */
   spend(what: string, units?: number): void;
   /** The running task enters a section of that kind (not nested in itself). */

@@ -79,6 +79,7 @@ interface Spending {
 
 export class Simulator implements Driver, Clock {
   readonly metrics: Metrics = newMetrics();
+  takesTurns = false;
   private readonly world: World;
   private readonly costs: CostTable;
   /** The engine's own costs, which every operation asks for. */
@@ -119,6 +120,7 @@ export class Simulator implements Driver, Clock {
     world.driver = this;
     world.clock = this;
     world.started = true;
+    this.takesTurns = world.tasks.length > 1;
     for (const task of world.tasks) {
       task.remembers = false;
       task.unwatched = true;
