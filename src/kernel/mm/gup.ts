@@ -44,10 +44,11 @@ export function* getUserPageFast(mm: Mm, addr: Hva, write: boolean): Steps<UserP
     const entry = yield* load(pud);
     if (isHugePte(entry)) return yield* grabHuge(mm, pud, entry, { addr, level: 3, write });
   }
-  const pmd = mm.pmdOf(addr);
+  const index = mm.indexOf(addr);
+  const pmd = mm.pmdAbove(index);
   const entry = yield* load(pmd);
   if (isHugePte(entry)) return yield* grabHuge(mm, pmd, entry, { addr, level: 2, write });
-  const cell = mm.pteOf(addr);
+  const cell = mm.pteAt(index);
   const pte = yield* load(cell);
   if (!isPresentPte(pte) || isSpecialPte(pte) || (write && !isWritablePte(pte))) return null;
   return yield* grabStable(mm, cell, pte, pteFrame(pte), 1);

@@ -136,18 +136,28 @@ export class Mm {
 
   // --- page tables -------------------------------------------------------------------------------------------------
 
-  private indexOf(addr: Hva): number {
+  /** The place of an address's entry among those of 4K. */
+  indexOf(addr: Hva): number {
     const index = Math.floor((addr - this.base) / PAGE_SIZE);
     if (index < 0 || index >= this.pages) throw outsideWindow(addr);
     return index;
   }
 
+  pteAt(index: number): Cell {
+    return new Cell<number>(this.world, this.ptes + 8 * index, 8, false);
+  }
+
   pteOf(addr: Hva): Cell {
-    return new Cell<number>(this.world, this.ptes + 8 * this.indexOf(addr), 8, false);
+    return this.pteAt(this.indexOf(addr));
+  }
+
+  /** The 2M entry above that 4K entry. */
+  pmdAbove(index: number): Cell {
+    return new Cell<number>(this.world, this.pmds + 8 * (index >>> 9), 8, false);
   }
 
   pmdOf(addr: Hva): Cell {
-    return new Cell<number>(this.world, this.pmds + 8 * (this.indexOf(addr) >>> 9), 8, false);
+    return this.pmdAbove(this.indexOf(addr));
   }
 
   pudOf(addr: Hva): Cell {

@@ -8,10 +8,14 @@
 import {
   Cell,
   compareExchange,
+  compareExchangeEntry,
   exchange,
+  exchangeEntry,
   load,
+  loadEntry,
   type Steps,
   store,
+  storeEntry,
   type U64,
   u64,
   type World,
@@ -53,16 +57,12 @@ function placeOf({ frame }: UsedPage, addr: Hva): number {
   return frame * PAGE_SIZE + offsetInPage(addr);
 }
 
-function wideCell(world: World, place: number): Cell<U64> {
-  return new Cell<U64>(world, place, 8, true);
-}
-
 function narrowCell(world: World, place: number, size: UserAccessSize): Cell {
   return new Cell<number>(world, place, size, false);
 }
 
 function* loadAt(world: World, place: number, size: UserAccessSize): Steps<U64> {
-  if (size === 8) return yield* load(wideCell(world, place));
+  if (size === 8) return yield* loadEntry(world, place);
   return u64(0, yield* load(narrowCell(world, place, size)));
 }
 
@@ -108,7 +108,7 @@ export function* exchangeUser(mm: Mm, addr: Hva, value: U64, size: UserAccessSiz
   const place = placeOf(page, addr);
   const found =
     size === 8
-      ? yield* exchange(wideCell(mm.world, place), value)
+      ? yield* exchangeEntry(mm.world, place, value)
       : u64(0, yield* exchange(narrowCell(mm.world, place, size), value.lo >>> 0));
   yield* unusePage(mm, page);
   return found;
@@ -122,7 +122,7 @@ export function* compareExchangeAt(
   expected: U64,
   replacement: U64,
 ): Steps<U64> {
-  if (size === 8) return yield* compareExchange(wideCell(world, place), expected, replacement);
+  if (size === 8) return yield* compareExchangeEntry(world, place, expected, replacement);
   return u64(0, yield* compareExchange(narrowCell(world, place, size), expected.lo >>> 0, replacement.lo >>> 0));
 }
 
@@ -131,7 +131,7 @@ export function* putUser(mm: Mm, addr: Hva, value: U64, size: UserAccessSize): S
   const page = yield* usePage(mm, addr, true, false);
   if (page === null) return false;
   const place = placeOf(page, addr);
-  if (size === 8) yield* store(wideCell(mm.world, place), value);
+  if (size === 8) yield* storeEntry(mm.world, place, value);
   else yield* store(narrowCell(mm.world, place, size), (value.lo & (size === 4 ? -1 : 2 ** (8 * size) - 1)) >>> 0);
   yield* unusePage(mm, page);
   return true;

@@ -215,7 +215,8 @@ function* slotToPrefetch(shadow: ShadowMmu, frame: Gfn, count: number, access: n
   // A page that is filled in ahead would be logged as written.
   const logged = (access & shadow.bits.write) !== 0 ? KVM_MEM_LOG_DIRTY_PAGES : 0;
   if ((slot.flags.value & (KVM_MEMSLOT_INVALID | KVM_MEM_READONLY | logged)) !== 0) return null;
-  return frame + count > slot.base_gfn.value + slot.npages.value ? null : slot;
+  const isWithin = count === 1 || frame + count <= slot.base_gfn.value + slot.npages.value;
+  return isWithin ? slot : null;
 }
 
 /** The host's page of a frame, if it is at hand, with a reference. */
