@@ -19,9 +19,15 @@ const SEEDS = 12;
 /** Of these, so many for each operation that does something else. */
 const FEW = 5;
 
-function run(root: string, how: "engine" | "straight", first: number, count: number): string[] {
+function run(
+  root: string,
+  how: "engine" | "straight",
+  first: number,
+  count: number,
+  kind: "tdp" | "shadow" = "tdp",
+): string[] {
   const script = join(root, "test/straight/run-workloads.ts");
-  const said = execFileSync(process.execPath, [script, how, String(first), String(count)], {
+  const said = execFileSync(process.execPath, [script, how, kind, String(first), String(count)], {
     encoding: "utf8",
     stdio: ["ignore", "pipe", "pipe"],
   });
@@ -34,10 +40,16 @@ test("random workloads take the same course", { timeout: 60_000 }, () => {
   expect(run(ROOT, "straight", 0, SEEDS)).toEqual(lines);
 });
 
+test("so do random guests on the shadow MMU", { timeout: 60_000 }, () => {
+  const lines = run(ROOT, "engine", 0, SEEDS, "shadow");
+  expect(lines).toHaveLength(SEEDS);
+  expect(run(ROOT, "straight", 0, SEEDS, "shadow")).toEqual(lines);
+});
+
 test("what is measured is written as it is loaded", { timeout: 60_000 }, () => {
-  const built = buildStraight(ROOT, ["src", "bench/speed/straight", "test/properties", "test/straight"]);
+  const built = buildStraight(ROOT, ["src", "bench/speed/straight", "test/properties", "test/shadow", "test/straight"]);
   const script = join(built, "test/straight/run-workloads.js");
-  const said = execFileSync(process.execPath, [script, "as it is", "0", String(FEW)], { encoding: "utf8" });
+  const said = execFileSync(process.execPath, [script, "as it is", "tdp", "0", String(FEW)], { encoding: "utf8" });
   const replaced = readFileSync(join(built, "src/engine/index.js"), "utf8");
   rmSync(built, { recursive: true, force: true });
   expect(replaced).toContain('from "./../../bench/speed/straight/ops.js"');
@@ -151,7 +163,7 @@ describe("an operation that does something else is noticed", () => {
   let scratch = "";
   beforeAll(() => {
     scratch = mkdtempSync(join(tmpdir(), "racewalk-straight-"));
-    copyTree(scratch, ["test/properties", "test/straight", "bench/speed"]);
+    copyTree(scratch, ["test/properties", "test/shadow", "test/straight", "bench/speed"]);
   });
   afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
