@@ -21,7 +21,7 @@ export function shadowFaultRows(isLong: boolean): Row[] {
     rowOf("shadow faults after a zap, with the guest's part", median(touches.afterZap), "faults/s"),
   ];
   if (!isLong) return rows;
-  const engine = measure("faults", "engine", rounds);
+  const engine = measure("faults", "engine", ENGINE_ROUNDS);
   return [
     ...rows,
     rowOf("shadow faults, first touch, as generators", median(engine.firstTouch), "faults/s"),
@@ -31,6 +31,8 @@ export function shadowFaultRows(isLong: boolean): Row[] {
 
 /** Rounds until the compiler is done. */
 const WARM_UP = 6;
+/** Generators take their time. */
+const ENGINE_ROUNDS = 3;
 
 /** In a process of its own. */
 function measure(kind: ShadowFaultKind, how: How, rounds: number): ShadowFaultRates {
