@@ -89,8 +89,15 @@ export function checkParameters({ gib, level, levels, regions, apart, roots }: P
   if (roots !== 1 && roots !== 2)
     throw new UsageError(`roots=${roots}: there is the guests' root, and with 2 that of nested guests`);
   const frames = (gib * FRAMES_OF_GIB) / regions;
-  if (!(regions >= 1) || !(frames >= 1) || frames % pagesPerLevel(level) !== 0) {
+  if (!Number.isInteger(regions) || regions < 1)
+    throw new UsageError(`regions=${regions}: name a whole number, 1 or more`);
+  if (!(frames >= 1) || frames % pagesPerLevel(level) !== 0) {
     throw new UsageError(`gib=${gib} in regions=${regions}: each has to consist of whole pages of level ${level}`);
+  }
+  if ((apart * FRAMES_OF_GIB) % pagesPerLevel(level) !== 0) {
+    throw new UsageError(
+      `apart=${apart}: regions have to begin with a page of level ${level}; name a multiple of its size`,
+    );
   }
   if (regions > 1 && apart * FRAMES_OF_GIB < frames) {
     throw new UsageError(`apart=${apart}: regions of ${gib / regions} GiB would overlap; name at least that many GiB`);

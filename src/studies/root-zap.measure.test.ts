@@ -71,6 +71,8 @@ test.for([
   [{ levels: 6 }, /levels=6: roots have 4 or 5 levels/],
   [{ level: 4 }, /level=4/],
   [{ roots: 3 }, /roots=3/],
+  [{ regions: 1.5 }, /regions=1.5: name a whole number/],
+  [{ level: 2, gib: 1, regions: 2, apart: 513 / 1024 }, /begin with a page of level 2/],
   [{ gib: 1, regions: 3 }, /whole pages of level 1/],
   [{ gib: 4, regions: 2, apart: 1 }, /would overlap/],
   [{ gib: 600, regions: 2 }, /name no more than 512 GiB with it/],
