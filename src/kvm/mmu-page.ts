@@ -6,6 +6,7 @@
  */
 import { ptr, retire, type Steps, Struct, u32, u53, type View, type World } from "../engine/index.ts";
 import { type Gfn, gfn, type Hpa, hpaToPfn, PAGE_SHIFT, PAGE_SIZE, type Pfn, pagesPerLevel } from "../machine/index.ts";
+import { liveTables } from "./live-tables.ts";
 import { roleLevel } from "./role.ts";
 import type { SpteLayout } from "./spte.ts";
 
@@ -76,14 +77,7 @@ export class MmuPages {
 
   /** Tables that are allocated now. For oracles. */
   liveTables(): number[] {
-    const live: number[] = [];
-    for (const [page, sp] of this.byTable.entries()) {
-      if (sp === 0) continue;
-      const table = page * PAGE_SIZE;
-      // Tables of other executions are known too; only a page of this one says itself that the table is its own.
-      if (this.world.deathOf(table) === null && this.at(sp).spt.peek() === table) live.push(table);
-    }
-    return live;
+    return liveTables(this.world, this.byTable, (sp) => this.at(sp).spt.peek());
   }
 
   /** tdp_mmu_free_sp(): the table and what KVM knows of it go back to the allocator. */

@@ -103,6 +103,7 @@ export function interrupt(interrupts: Interrupts, from: number, cpu: number): Op
 
 /** Sends an interrupt from `from` to each CPU of `targets`, and waits until all have handled it. */
 export function* interruptAndWait(interrupts: Interrupts, from: number, targets: readonly number[]): Steps<void> {
+  // From the 33rd CPU on two share a bit, and may wait for each other's interrupt too: the handler takes all at once, so that none is missed.
   const bit = 1 << from;
   for (const cpu of targets) {
     interrupts.world.clock?.spend("send an IPI");

@@ -38,6 +38,7 @@ import {
   PG_LEVEL_1G,
   pagesPerLevel,
 } from "../../machine/index.ts";
+import { liveTables } from "../live-tables.ts";
 import { type RoleLayout, roleAccess, roleIsDirect, roleLevel } from "../role.ts";
 import type { SpteLayout } from "../spte.ts";
 import type { SpText } from "../trace.ts";
@@ -215,14 +216,7 @@ export class ShadowPages {
 
   /** Tables that are allocated now. For oracles. */
   liveTables(): number[] {
-    const live: number[] = [];
-    for (const [page, sp] of this.byTable.entries()) {
-      if (sp === 0) continue;
-      const table = page * PAGE_SIZE;
-      // Tables of other executions are known too; only a page of this one says itself that the table is its own.
-      if (this.world.deathOf(table) === null && this.at(sp).spt.peek() === table) live.push(table);
-    }
-    return live;
+    return liveTables(this.world, this.byTable, (sp) => this.at(sp).spt.peek());
   }
 
   /** kvm_mmu_free_shadow_page(), its memory. */
