@@ -1,3 +1,4 @@
+/** Which tables of an MMU are allocated at a moment. */
 import type { World } from "../engine/index.ts";
 import { PAGE_SIZE } from "../machine/index.ts";
 
