@@ -89,7 +89,8 @@ export interface Totals {
   readonly facts: readonly Finding[];
 }
 
-export const NO_TOTALS: Totals = {
+/** What a runner counts up. */
+const NO_COUNTS = {
   executions: 0,
   blocked: 0,
   waiting: 0,
@@ -98,6 +99,10 @@ export const NO_TOTALS: Totals = {
   diverged: 0,
   states: 0,
   steps: 0,
+};
+
+export const NO_TOTALS: Totals = {
+  ...NO_COUNTS,
   lanesSeen: 0,
   stepsSeen: 0,
   partial: false,
@@ -184,16 +189,7 @@ export class JobRunner<S> {
   private started = false;
 
   private totals: Totals = NO_TOTALS;
-  private readonly count = {
-    executions: 0,
-    blocked: 0,
-    waiting: 0,
-    stopped: 0,
-    leftOut: 0,
-    diverged: 0,
-    states: 0,
-    steps: 0,
-  };
+  private readonly count = { ...NO_COUNTS };
   private found = new Map<string, Finding>();
   private facts = new Map<string, Finding>();
   private verifier: Verifier<S> | null = null;
@@ -263,16 +259,7 @@ export class JobRunner<S> {
   private begin(): void {
     this.startOnce();
     this.totals = NO_TOTALS;
-    Object.assign(this.count, {
-      executions: 0,
-      blocked: 0,
-      waiting: 0,
-      stopped: 0,
-      leftOut: 0,
-      diverged: 0,
-      states: 0,
-      steps: 0,
-    });
+    Object.assign(this.count, NO_COUNTS);
     this.found = new Map();
     this.facts = new Map();
     this.known = new Map();
